@@ -1,0 +1,1 @@
+"""AEGIS for LeRobot: vision-language-action policies that keep what their backbone knew."""

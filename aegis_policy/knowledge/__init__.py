@@ -1,0 +1,1 @@
+"""What counts as knowledge, and how it is kept."""

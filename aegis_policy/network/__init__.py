@@ -1,0 +1,1 @@
+"""The two networks and the flow between them: VLM backbone, action expert, flow matching."""

@@ -1,0 +1,1 @@
+"""Where the embedded backbones come from: procedural scenes, their questions, pre-training."""

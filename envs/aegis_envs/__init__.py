@@ -1,0 +1,1 @@
+"""MuJoCo environments with language-conditioned tasks and scripted experts."""

@@ -1,0 +1,1 @@
+"""One file a task: instruction, scene, success."""

@@ -1,0 +1,1 @@
+"""Success and retained knowledge, measured together."""

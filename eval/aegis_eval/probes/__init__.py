@@ -1,0 +1,1 @@
+"""VQA probes: versioned sets of questions that a checkpoint is asked."""
