@@ -1,0 +1,51 @@
+"""VQA accuracy while a policy trains: what `--policy.probe_freq` runs."""
+
+from pathlib import Path
+
+from aegis_eval.probes import Probe, find_probe, read_probe_file
+from aegis_eval.scoring import ALL, Answerer, ask_all
+from aegis_policy.vqa import VQASample
+
+QUESTIONS = 84  # 12 in each of seven families: seconds on one core, +-8 points overall
+
+
+class VQAMonitor:
+    """Asks the same few questions at every call.
+
+    State: the questions, made once at the first call. They have their own seed, and answers are greedy, so
+    that a training with the monitor draws the same random numbers as one without.
+    """
+
+    def __init__(self, config_path: str | Path | None = None) -> None:
+        """Choose the probes.
+
+        Args:
+            config_path: YAML file as for `aegis-probe --config`; None asks `QUESTIONS` of `nano_scenes`.
+        """
+        self.probes: list[Probe] = (
+            [find_probe("nano_scenes", count=QUESTIONS)]
+            if config_path is None
+            else read_probe_file(config_path)
+        )
+        self._samples: dict[str, list[VQASample]] = {}
+
+    def __call__(self, vlm: Answerer, step: int) -> dict[str, float]:
+        """Scores for the training log.
+
+        Args:
+            vlm: The policy's vision-language model as it is at this step.
+            step: Number of training steps done; the questions do not depend on it.
+
+        Returns:
+            For the first probe `vqa` (all questions) and `vqa_<family>`; for further probes
+            `vqa_<probe>` and `vqa_<probe>_<family>`.
+        """
+        scores: dict[str, float] = {}
+        for place, probe in enumerate(self.probes):
+            if probe.name not in self._samples:
+                self._samples[probe.name] = probe.samples()
+            prefix = "vqa" if place == 0 else f"vqa_{probe.name}"
+            rates = ask_all(vlm, self._samples[probe.name]).rates()
+            scores[prefix] = rates.pop(ALL).value
+            scores |= {f"{prefix}_{family}": found.value for family, found in rates.items()}
+        return scores

@@ -1,0 +1,154 @@
+"""`aegis-probe`: what does this checkpoint still know?"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from aegis_eval.checkpoints import find_checkpoint
+from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file
+from aegis_eval.scoring import ALL, Answerer, Score, ask_all
+
+SCHEMA = 1  # of the JSON file; goes up when a reader of an older file would misread it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    console = Console(stderr=True)
+    try:
+        probes = _chosen_probes(arguments)
+        checkpoint = find_checkpoint(arguments.checkpoint)
+        _check_writable(arguments.out)
+    except (ValueError, OSError) as error:
+        console.print(f"aegis-probe: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
+    from aegis_policy.answering import (
+        load_vlm,
+    )  # loads torch and transformers: not for --help or a typing error
+
+    started = time.perf_counter()
+    with console.status(f"Loading {checkpoint}"):
+        vlm = load_vlm(str(checkpoint), device=arguments.device)
+    scores = {probe.name: _run(vlm, probe, arguments.batch_size, console) for probe in probes}
+    Console().print(score_table(scores, title=str(checkpoint)))
+    if arguments.out is not None:
+        report = make_report(checkpoint, probes, scores, vlm=vlm, seconds=time.perf_counter() - started)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+        console.print(f"Wrote {arguments.out}", markup=False, soft_wrap=True)
+    return 0
+
+
+def score_table(scores: dict[str, Score], *, title: str) -> Table:
+    """Accuracy by question family with 95 % Wilson intervals, one block of rows a probe."""
+    table = Table(title=title, title_justify="left", caption="95 % Wilson intervals", caption_justify="left")
+    table.add_column("probe")
+    table.add_column("family")
+    for heading in ("accuracy", "interval", "right", "asked"):
+        table.add_column(heading, justify="right")
+    for probe, score in scores.items():
+        table.add_section()
+        for family, found in score.rates().items():
+            table.add_row(
+                probe if family == ALL else "",
+                family,
+                f"{100 * found.value:.1f} %",
+                f"{100 * found.low:.1f} - {100 * found.high:.1f}",
+                str(found.successes),
+                str(found.trials),
+                style="bold" if family == ALL else None,
+            )
+    return table
+
+
+def make_report(
+    checkpoint: str | Path,
+    probes: Sequence[Probe],
+    scores: dict[str, Score],
+    *,
+    vlm: Answerer,
+    seconds: float,
+) -> dict[str, Any]:
+    """Everything there is to know about one run of the command, as plain data."""
+    return {
+        "schema": SCHEMA,
+        "checkpoint": str(checkpoint),
+        "fingerprint": getattr(vlm, "fingerprint", None),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "interval": "Wilson, 95 %",
+        "probes": {
+            probe.name: {
+                "version": probe.version,
+                "source": probe.source,
+                "split": probe.split,
+                "seed": probe.seed,
+                "count": probe.count,
+                "description": probe.description,
+                **scores[probe.name].to_dict(),
+            }
+            for probe in probes
+        },
+    }
+
+
+def _run(vlm: Answerer, probe: Probe, batch_size: int, console: Console) -> Score:
+    with console.status(f"{probe.name}: making {probe.count} questions"):
+        samples = probe.samples()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"{probe.name}: asking", total=len(samples))
+        return ask_all(
+            vlm, samples, batch_size=batch_size, on_progress=lambda answered: progress.advance(task, answered)
+        )
+
+
+def _chosen_probes(arguments: argparse.Namespace) -> list[Probe]:
+    if arguments.config is not None:
+        given = [option for option in ("probe", "count", "seed") if getattr(arguments, option) is not None]
+        if given:
+            raise ValueError(
+                f"--config names probes, counts and seeds; received --{' --'.join(given)} beside it. Use one."
+            )
+        return read_probe_file(arguments.config)
+    names = list_probes() if arguments.probe is None else [n for n in arguments.probe.split(",") if n]
+    if not names:
+        raise ValueError(f"--probe names at least one probe. Probes: {', '.join(list_probes())}.")
+    return [find_probe(name, count=arguments.count, seed=arguments.seed) for name in dict.fromkeys(names)]
+
+
+def _check_writable(out: Path | None) -> None:
+    if out is not None and out.is_dir():
+        raise IsADirectoryError(f"--out is the JSON file to write; {out} is a folder.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aegis-probe",
+        description="Ask a checkpoint questions about images and report its accuracy by question family.",
+    )
+    parser.add_argument(
+        "checkpoint",
+        help="a training's output folder, a pretrained_model folder, a plain vision-language model or 'nano'",
+    )
+    parser.add_argument("--probe", help=f"comma-separated probes (default: {','.join(list_probes())})")
+    parser.add_argument("--count", type=int, help="questions a probe (default: the probe's own number)")
+    parser.add_argument("--seed", type=int, help="seed of the questions (default: the probe's own)")
+    parser.add_argument("--config", type=Path, help="YAML file that selects probes (configs/probes/*.yaml)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--batch-size", type=int, default=64, help="questions a forward pass (default: 64)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

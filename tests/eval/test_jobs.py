@@ -1,0 +1,97 @@
+"""Jobs run once, in an order that respects their needs, and failures say how to go on."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aegis_eval.jobs import Job, JobFailed, Running, read_marker, remaining_seconds, run_jobs
+
+
+def python_job(folder: Path, name: str, code: str, **options) -> Job:
+    return Job(
+        name=name, title=name, folder=folder / name, command=lambda: [sys.executable, "-c", code], **options
+    )
+
+
+def run(jobs, *, workers=2):
+    ended = []
+    run_jobs(
+        jobs,
+        workers=workers,
+        environment={"GREETING": "hello"},
+        on_tick=lambda running: None,
+        on_end=lambda job, seconds: ended.append(job.name),
+    )
+    return ended
+
+
+def test_a_job_waits_for_what_it_needs(tmp_path):
+    made = tmp_path / "made"
+    jobs = [
+        python_job(tmp_path, "make", f"open({str(made)!r}, 'w')"),
+        python_job(tmp_path, "use", f"open({str(made)!r})", needs=("make",)),
+    ]
+    assert run(jobs) == ["make", "use"]
+
+
+def test_a_job_that_is_done_is_not_run_again(tmp_path):
+    count = tmp_path / "calls"
+    jobs = [python_job(tmp_path, "count", f"open({str(count)!r}, 'a').write('x')")]
+    run(jobs)
+    assert run(jobs) == []
+    assert count.read_text() == "x"
+    assert read_marker(jobs[0])["seconds"] >= 0
+
+
+def test_independent_jobs_run_side_by_side(tmp_path):
+    jobs = [python_job(tmp_path, name, "import time; time.sleep(1.5)") for name in "ab"]
+    started = time.monotonic()
+    run(jobs)
+    assert time.monotonic() - started < 2.9
+
+
+def test_jobs_see_the_variables_given(tmp_path):
+    jobs = [python_job(tmp_path, "greet", "import os; print(os.environ['GREETING'])")]
+    run(jobs)
+    assert "hello" in jobs[0].log.read_text()
+
+
+def test_a_failure_shows_the_log_and_the_command_and_can_be_retried(tmp_path):
+    needed = tmp_path / "needed"
+    jobs = [python_job(tmp_path, "read", f"print('looking'); open({str(needed)!r})")]
+    with pytest.raises(JobFailed, match=r"(?s)looking.*FileNotFoundError.*-c"):
+        run(jobs)
+    needed.touch()
+    assert run(jobs) == ["read"]
+
+
+def test_a_failure_ends_what_runs_beside_it(tmp_path):
+    jobs = [
+        python_job(tmp_path, "long", "import time; time.sleep(60)"),
+        python_job(tmp_path, "fail", "import time; time.sleep(0.5); raise SystemExit(3)"),
+    ]
+    started = time.monotonic()
+    with pytest.raises(JobFailed, match="status 3"):
+        run(jobs)
+    assert time.monotonic() - started < 20
+    assert not jobs[0].done
+
+
+def test_a_need_that_is_no_earlier_job_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="absent"):
+        run([python_job(tmp_path, "use", "", needs=("absent",))])
+
+
+def test_the_time_left_is_the_work_left_over_the_workers(tmp_path):
+    jobs = [python_job(tmp_path, name, "", expected_s=30.0) for name in "abcd"]
+    assert remaining_seconds(jobs, [], workers=2) == 60
+    assert remaining_seconds(jobs, [], workers=2, pace=2.0) == 120
+    assert remaining_seconds(jobs[:1], [], workers=2) == 30
+
+
+def test_a_progress_bar_tells_more_than_the_expectation(tmp_path):
+    job = python_job(tmp_path, "train", "", expected_s=1000.0, progress=lambda tail: 0.5)
+    running = Running(job, process=None, command=[], started=time.monotonic() - 40)
+    assert remaining_seconds([job], [running], workers=1) == pytest.approx(40, abs=1)
