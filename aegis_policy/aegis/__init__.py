@@ -1,0 +1,25 @@
+"""AEGIS (arXiv 2604.16067) and its full-covariance completion, for any torch model and any trainer."""
+
+from aegis_policy.aegis.anchor import GaussianAnchor
+from aegis_policy.aegis.collector import AnchorCollector
+from aegis_policy.aegis.fingerprint import fingerprint
+from aegis_policy.aegis.optimizer import AegisAdamW
+from aegis_policy.aegis.projection import ProjectionReport, project_layer
+from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
+from aegis_policy.aegis.subspace import closed_share, subspace_projector
+from aegis_policy.aegis.wasserstein import masked_moments, wasserstein2
+
+__all__ = [
+    "ActivationStatistics",
+    "AegisAdamW",
+    "AnchorCollector",
+    "GaussianAnchor",
+    "ProjectionReport",
+    "SecondMoment",
+    "closed_share",
+    "fingerprint",
+    "masked_moments",
+    "project_layer",
+    "subspace_projector",
+    "wasserstein2",
+]

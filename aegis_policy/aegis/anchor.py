@@ -1,0 +1,306 @@
+"""The Gaussian anchor: what a model's layers and linear maps saw on the data whose knowledge is to be kept.
+
+    a layer           mu*, sigma*          (D,)       per-channel moments of its outputs          -> wasserstein2
+    a linear weight   Sigma = E[x x^T]     (in, in)   second moment of its inputs                 -> subspace_projector
+
+Weights that read the same input (q, k and v; gate and up) share one `Sigma`. Everything is a float32 buffer,
+`Sigma` as its packed upper triangle, so that the anchor travels in its host's `state_dict`. Sizes and names
+are in `spec()`, which is JSON-able: `GaussianAnchor.from_spec(spec)` makes a module whose buffers are ready
+for `load_state_dict`.
+
+Buffer names cannot hold dots. They are `kind:name` with `~` written as `~0` and `.` as `~1` (the escape of
+JSON pointers, RFC 6901).
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from aegis_policy.aegis.subspace import closed_share, subspace_projector
+
+FORMAT = "aegis-gaussian-anchor-1"
+
+
+class GaussianAnchor(nn.Module):
+    """Frozen moments of a model on its anchor data; float32 whatever dtype its host is cast to.
+
+    Made by `AnchorCollector.anchor()`, `from_moments`, `from_spec` or `load`.
+
+    Args:
+        spec: As returned by `spec()`. All moments start at zero.
+
+    Raises:
+        ValueError: If the spec is not one of this format.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        super().__init__()
+        if spec.get("format") != FORMAT:
+            raise ValueError(
+                f"An anchor's spec has format {FORMAT!r}; received {spec.get('format')!r}. Take it from "
+                "GaussianAnchor.spec()."
+            )
+        self.fingerprint = str(spec["fingerprint"])
+        self.samples = int(spec["samples"])
+        self._layer_widths: dict[str, int] = {e["name"]: int(e["width"]) for e in spec["layers"]}
+        self._input_widths: dict[str, int] = {e["weights"][0]: int(e["width"]) for e in spec["inputs"]}
+        self._input_of: dict[str, str] = {w: e["weights"][0] for e in spec["inputs"] for w in e["weights"]}
+        for layer, width in self._layer_widths.items():
+            self.register_buffer(_buffer_name("mean", layer), torch.zeros(width))
+            self.register_buffer(_buffer_name("std", layer), torch.zeros(width))
+        for name, width in self._input_widths.items():
+            self.register_buffer(_buffer_name("second_moment", name), torch.zeros(width * (width + 1) // 2))
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> "GaussianAnchor":
+        """An anchor of the given names and sizes with zero moments, ready for `load_state_dict`."""
+        return cls(spec)
+
+    @classmethod
+    def from_moments(
+        cls,
+        layers: Mapping[str, tuple[Tensor, Tensor]],
+        inputs: Sequence[tuple[Sequence[str], Tensor]],
+        *,
+        fingerprint: str,
+        samples: int,
+    ) -> "GaussianAnchor":
+        """An anchor from finished moments.
+
+        Args:
+            layers: Layer name -> (mean (D,), standard deviation (D,)).
+            inputs: One entry a distinct input: the names of the weights that read it, and its second moment
+                (in, in).
+            fingerprint: `fingerprint(...)` of the model that was run.
+            samples: How many samples it was run on.
+
+        Raises:
+            ValueError: If a moment is not finite.
+        """
+        spec = {
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "samples": samples,
+            "layers": [{"name": name, "width": len(mean)} for name, (mean, _) in layers.items()],
+            "inputs": [{"weights": list(weights), "width": len(sigma)} for weights, sigma in inputs],
+        }
+        anchor = cls(spec)
+        for name, (mean, std) in layers.items():
+            anchor._fill("mean", name, mean)
+            anchor._fill("std", name, std)
+        for weights, sigma in inputs:
+            anchor._fill("second_moment", weights[0], _pack(sigma))
+        return anchor
+
+    def spec(self) -> dict[str, Any]:
+        """Names, sizes, fingerprint and sample count: all that `from_spec` needs, JSON-able."""
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "samples": self.samples,
+            "layers": [{"name": name, "width": width} for name, width in self._layer_widths.items()],
+            "inputs": [
+                {"weights": [w for w, owner in self._input_of.items() if owner == name], "width": width}
+                for name, width in self._input_widths.items()
+            ],
+        }
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers whose output moments are held."""
+        return list(self._layer_widths)
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the linear weights whose input moments are held."""
+        return list(self._input_of)
+
+    def mean(self, layer: str) -> Tensor:
+        """Per-channel mean of a layer's outputs, (D,)."""
+        return self._moment("mean", layer, self._layer_widths)
+
+    def std(self, layer: str) -> Tensor:
+        """Per-channel population standard deviation of a layer's outputs, (D,)."""
+        return self._moment("std", layer, self._layer_widths)
+
+    def second_moment(self, weight: str) -> Tensor:
+        """`E[x x^T]` of the inputs of a linear weight, (in, in), unpacked anew on each call."""
+        if weight not in self._input_of:
+            raise KeyError(_unknown("weight", weight, self._input_of))
+        return _unpack(self._moment("second_moment", self._input_of[weight], self._input_widths))
+
+    @torch.no_grad()
+    def projectors(
+        self,
+        *,
+        energy: float | None = None,
+        epsilon: float | None = None,
+        weights: Collection[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """`subspace_projector` of each weight; weights that read the same input share one tensor.
+
+        The eigen-decompositions run where the buffers are (width 9216 takes minutes on a CPU, seconds on a
+        GPU).
+
+        Args:
+            energy: Hard form, see `subspace_projector`.
+            epsilon: Soft form, see `subspace_projector`.
+            weights: Only these, for example to treat vision and language differently; None takes all.
+            progress: Called as `progress(done, total)` after each distinct input.
+
+        Returns:
+            Weight name -> `P` (in, in), float32.
+
+        Raises:
+            KeyError: If the anchor does not hold one of `weights`.
+            ValueError: Unless exactly one of `energy` and `epsilon` is given and in range.
+        """
+        wanted = self.weights if weights is None else list(weights)
+        for weight in wanted:
+            if weight not in self._input_of:
+                raise KeyError(_unknown("weight", weight, self._input_of))
+        owners = list(dict.fromkeys(self._input_of[w] for w in wanted))
+        by_owner: dict[str, Tensor] = {}
+        for done, owner in enumerate(owners, start=1):
+            by_owner[owner] = subspace_projector(self.second_moment(owner), energy=energy, epsilon=epsilon)
+            if progress is not None:
+                progress(done, len(owners))
+        return {w: by_owner[self._input_of[w]] for w in wanted}
+
+    def closed_share(self, *, energy: float | None = None, epsilon: float | None = None) -> dict[str, float]:
+        """Share of the input directions that `projectors(...)` would close, per weight and as `"mean"`."""
+        projectors = self.projectors(energy=energy, epsilon=epsilon)
+        known = {id(p): closed_share(p) for p in projectors.values()}
+        shares = {weight: known[id(p)] for weight, p in projectors.items()}
+        return shares | {"mean": sum(shares.values()) / max(len(shares), 1)}
+
+    def check(
+        self,
+        model: nn.Module | Mapping[str, Tensor],
+        *,
+        fingerprint: str | None = None,
+        layers: Collection[str] | None = None,
+    ) -> None:
+        """Refuse a model that this anchor does not belong to.
+
+        Args:
+            model: The model, or its named parameters, in the names that the collector was given.
+            fingerprint: Of the *untrained* backbone; None skips this test (after training the weights differ
+                by design).
+            layers: Layer names that will be asked for; None skips this test.
+
+        Raises:
+            ValueError: If the fingerprint differs, a layer or weight is missing, or an input width does not
+                fit.
+        """
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise ValueError(
+                "An anchor holds for the weights it was collected on. This one was collected on a model "
+                f"with fingerprint {self.fingerprint[:12]}..., and this model's is {fingerprint[:12]}.... "
+                "Collect an anchor on this model, or load the weights the anchor came from."
+            )
+        for layer in layers or ():
+            if layer not in self._layer_widths:
+                raise ValueError(_unknown("layer", layer, self._layer_widths))
+        named = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
+        for weight, owner in self._input_of.items():
+            if weight not in named:
+                raise ValueError(
+                    f"The anchor holds the inputs of {weight!r}, which this model does not have (its "
+                    f"parameters are named like {_some(named)}). Collect an anchor on this model, in these "
+                    "names."
+                )
+            width, shape = self._input_widths[owner], tuple(named[weight].shape)
+            if named[weight][:1].numel() != width:
+                raise ValueError(
+                    f"The anchor's inputs of {weight!r} are {width} wide, and this model's weight is "
+                    f"{shape}, (out, in). Collect an anchor on this model."
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; the spec is JSON in its header."""
+        tensors = {name: buffer.contiguous().cpu() for name, buffer in self.named_buffers()}
+        save_file(tensors, str(path), metadata={"spec": json.dumps(self.spec())})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "GaussianAnchor":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is a safetensors file of something else.
+        """
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "spec" not in metadata:
+                raise ValueError(
+                    f"{path} is not an anchor: its header has no spec. Write anchors with GaussianAnchor.save()."
+                )
+            anchor = cls(json.loads(metadata["spec"]))
+            anchor.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return anchor
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
+        return (
+            f"layers={len(self.layers)}, weights={len(self.weights)}, inputs={len(self._input_widths)}, "
+            f"samples={self.samples}, fingerprint={self.fingerprint[:12]}"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianAnchor":
+        # `policy.to(torch.bfloat16)` moves the buffers, but must not round them.
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            original = before[name]
+            if buffer is not None and original is not None and buffer.dtype != original.dtype:
+                self._buffers[name] = original.to(buffer.device)
+        return self
+
+    def _fill(self, kind: str, name: str, value: Tensor) -> None:
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"The anchor's moments are finite; the {kind} of {name!r} is not, so some unmasked "
+                "activation was inf or NaN. Run the anchor pass in float32 or bfloat16, or mask the tokens "
+                "that overflow."
+            )
+        self._moment(kind, name, {name: 0}).copy_(value)
+
+    def _moment(self, kind: str, name: str, known: Collection[str]) -> Tensor:
+        if name not in known:
+            raise KeyError(_unknown("layer", name, known))
+        return self.get_buffer(_buffer_name(kind, name))
+
+
+def _buffer_name(kind: str, name: str) -> str:
+    return f"{kind}:{name.replace('~', '~0').replace('.', '~1')}"
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> str:
+    return f"The anchor holds no {what} {name!r}. It holds {len(known)}: {_some(known)}."
+
+
+def _some(names: Collection[str]) -> str:
+    shown = list(names)[:5]
+    return (", ".join(map(repr, shown)) or "none") + (", ..." if len(names) > 5 else "")
+
+
+def _pack(matrix: Tensor) -> Tensor:
+    """Upper triangle of a symmetric matrix (n, n), row by row: (n (n + 1) / 2,), float32."""
+    # A mask and not `triu_indices`: eight times less memory at width 9216.
+    return matrix[torch.ones_like(matrix, dtype=torch.bool).triu()].float()
+
+
+def _unpack(packed: Tensor) -> Tensor:
+    """Inverse of `_pack`: (n, n), symmetric."""
+    n = int(((8 * packed.numel() + 1) ** 0.5 - 1) / 2 + 0.5)
+    matrix = packed.new_zeros(n, n)
+    matrix[torch.ones_like(matrix, dtype=torch.bool).triu()] = packed
+    return matrix + matrix.triu(1).T

@@ -1,0 +1,387 @@
+"""AdamW whose protected layers respect an anchor, in one of three ways.
+
+A parameter group with `"layer": name` is (a part of) one protected layer; all other groups get plain AdamW,
+bit for bit. Let `g` be a layer's gradient, `a` its anchor gradient (`param.anchor_grad`), and `D` the
+displacement that AdamW makes, with everything in it:
+
+    D = -lr (m^ / (sqrt(v^) + eps) + weight_decay W)
+
+    "gradient"   g <- project_layer(g, a), then AdamW       the paper; Adam's preconditioner and the decay undo it
+    "update"     D <- -project_layer(-D, a)                 <D, a> <= 0: to first order the step that is taken
+                                                            does not raise the anchor penalty
+    "subspace"   D <- D P, each weight by its own P         D x = 0 for every anchor input x in the closed span
+
+The displacement is measured (weights after minus weights before), so whatever AdamW does is inside the guard.
+That costs a copy of one layer's weights at a time, and in "subspace" one matrix product a weight. Adam's
+moments are those of the unprojected gradient in "update" and "subspace".
+
+Rounding: products and projections run in float32 or better; adding to the weight rounds to the weight's
+dtype, so the guarantees hold to `eps(dtype) ||W||` a step. In bfloat16 weights that is as large as a step:
+keep float32 weights (mixed precision does).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.adam import adam
+
+from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
+from aegis_policy.aegis.projection import ProjectionReport, project_layer
+from aegis_policy.aegis.subspace import closed_share
+
+PROJECTIONS = ("gradient", "update", "subspace")
+
+
+class AegisAdamW(torch.optim.AdamW):
+    """Drop-in for `torch.optim.AdamW` that protects the groups marked as layers.
+
+    Group keys beyond AdamW's own (only `"layer"` stays in `state_dict`, which is therefore JSON-able but for
+    the state's tensors):
+        layer: Name of the protected layer. Groups of one name are one layer.
+        projectors: For "subspace": one `P` (in, in) a parameter, parallel to `params`; None only for frozen
+            parameters. A weight of more than two dimensions counts as (out, rest).
+        guard: An object whose `attach(optimizer)` is called once, when the optimizer is ready.
+
+    In "gradient" and "update" the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
+    None. Its scale is free (loss scaling does not matter). A parameter whose `anchor_grad` is None does not
+    influence the penalty and is left as it is; a layer that has none at all is an error. Under
+    torch.distributed the anchor gradients are averaged over all ranks first, so that replicas agree.
+
+    State beyond AdamW's: the projectors (they follow their parameter's device) and the last step's reports.
+
+    Args:
+        params: Parameters or parameter groups, as for any torch optimizer.
+        lr: Learning rate.
+        betas: Decay rates of Adam's moments.
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled weight decay; inside the guard in "update" and "subspace".
+        amsgrad: As in `torch.optim.AdamW`.
+        projection: "gradient", "update" or "subspace".
+        maximize: As in `torch.optim.AdamW`; not for protected layers.
+        foreach: As in `torch.optim.AdamW`.
+        capturable: As in `torch.optim.AdamW`.
+        fused: As in `torch.optim.AdamW`.
+
+    Raises:
+        ValueError: If a group asks for something that the projection cannot protect; the message names the
+            remedy.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        projection: str = "gradient",
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        if projection not in PROJECTIONS:
+            raise ValueError(f"projection is one of {', '.join(PROJECTIONS)}; received {projection!r}.")
+        self.projection = projection
+        self._projectors: dict[Tensor, Tensor] = {}
+        self._closed_share = 0.0
+        self._layer_reports: dict[str, ProjectionReport] = {}
+        self._guards: list[Any] | None = []  # None once attached
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            fused=fused,
+        )
+        guards, self._guards = self._guards, None
+        for guard in guards:
+            guard.attach(self)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; see the class for the keys of a protected one. The caller's dictionary is left as it is."""
+        group = dict(param_group)
+        projectors, guard = group.pop("projectors", None), group.pop("guard", None)
+        layer = group.get("layer")
+        super().add_param_group(group)
+        added = self.param_groups[-1]
+        if layer is None:
+            if projectors is not None:
+                raise ValueError('A group with projectors is protected, so it is named: add "layer": "...".')
+        else:
+            self._check_protected(added, projectors)
+            self._keep_projectors(added["params"], projectors)
+        self._attach_later_or_now(guard)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step, each protected layer through its projection.
+
+        Args:
+            closure: Re-evaluates the model and returns the loss; runs before any gradient is read.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: Before anything has moved, if a protected layer has gradients and no anchor gradient
+                ("gradient", "update") or a parameter without a projector ("subspace").
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        layers = self._layers_with_gradients()
+        if self.projection == "subspace":
+            self._require_projectors(layers)
+        else:
+            self._require_anchor_gradients(layers)
+        take = {"gradient": self._gradient_step, "update": self._update_step, "subspace": self._subspace_step}
+        self._layer_reports = {}
+        for group in self.param_groups:
+            if group.get("layer") is None:
+                self._adamw(group)
+        for layer, groups in layers.items():
+            self._layer_reports[layer] = take[self.projection](groups)
+        return loss
+
+    @property
+    def last_report(self) -> dict[str, float]:
+        """Of the last step, means over the protected layers; reading it is what synchronises with the device.
+
+        `energy_shed`: share of the squared norm that was removed; `projected_share`: share of layers from
+        which anything was removed; `closed_share`: share of the input directions that are closed for good,
+        mean over weights (0 unless "subspace"); `cosine`: between task and anchor direction (absent in
+        "subspace"). Empty before the first step and without protected layers.
+        """
+        reports = list(self._layer_reports.values())
+        if not reports:
+            return {}
+        mean = {
+            "energy_shed": _mean([r.energy_shed for r in reports]),
+            "projected_share": _mean([r.conflict for r in reports]),
+            "closed_share": self._closed_share,
+        }
+        cosines = [r.cosine for r in reports if r.cosine is not None]
+        return mean | ({"cosine": _mean(cosines)} if cosines else {})
+
+    @property
+    def layer_reports(self) -> dict[str, ProjectionReport]:
+        """Of the last step, by layer; the entries are tensors."""
+        return dict(self._layer_reports)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, and the layers must be the same ones.
+
+        Raises:
+            ValueError: If the saved groups are not the same layers in the same order: loading would take the
+                protection away.
+        """
+        saved = [g.get("layer") for g in state_dict["param_groups"]]
+        own = [g.get("layer") for g in self.param_groups]
+        if len(saved) == len(own) and saved != own:
+            raise ValueError(
+                f"A saved optimizer fits the same protected layers; it has {saved} and this one {own}. "
+                "Resume with the settings the checkpoint was trained with, or start with a fresh optimizer."
+            )
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        extra = ("projection", "_projectors", "_closed_share", "_layer_reports", "_guards")
+        return super().__getstate__() | {name: self.__dict__[name] for name in extra}
+
+    def _gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
+        params = [p for p in _stepped(groups) if _anchor_grad(p) is not None]
+        projected, report = project_layer([p.grad for p in params], self._take_anchor_grads(params))
+        for p, g in zip(params, projected, strict=True):
+            p.grad.copy_(g)  # in place: DDP's gradients are views into its buckets
+        for group in groups:
+            self._adamw(group)
+        return report
+
+    def _update_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
+        params = [p for p in _stepped(groups) if _anchor_grad(p) is not None]
+        anchors = self._take_anchor_grads(params)
+        before = [p.clone(memory_format=torch.preserve_format) for p in params]
+        for group in groups:
+            self._adamw(group)
+        descent = [_wide(b) - _wide(p) for b, p in zip(before, params, strict=True)]
+        projected, report = project_layer(descent, anchors)
+        for p, b, u in zip(params, before, projected, strict=True):
+            p.copy_(torch.where(report.conflict, (_wide(b) - u).to(p.dtype), p))
+        return report
+
+    def _subspace_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
+        params = _stepped(groups)
+        before = [p.clone(memory_format=torch.preserve_format) for p in params]
+        for group in groups:
+            self._adamw(group)
+        acc = accumulation_dtype(params[0].device)
+        wanted = taken = torch.zeros((), dtype=acc, device=params[0].device)
+        with full_precision_matmul(params[0].device.type):
+            for p, b in zip(params, before, strict=True):
+                displacement = (_wide(p) - _wide(b)).flatten(1)  # (out, in)
+                allowed = displacement @ self._projector(p)  # (out, in)
+                p.copy_((_wide(b).flatten(1) + allowed).view(b.shape))
+                wanted = wanted + torch.linalg.vector_norm(displacement, dtype=acc).square()
+                taken = taken + torch.linalg.vector_norm(allowed, dtype=acc).square()
+        shed = torch.where(wanted > 0, 1 - taken / torch.where(wanted > 0, wanted, 1.0), 0.0).clamp(min=0)
+        return ProjectionReport(conflict=shed > 0, cosine=None, energy_shed=shed)
+
+    def _adamw(self, group: dict[str, Any]) -> None:
+        """torch's own AdamW on one group. `super().step()` would run all groups, and the user's step hooks twice."""
+        lists: list[list[Tensor]] = [[] for _ in range(6)]
+        has_complex = self._init_group(group, *lists)
+        params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps = lists
+        beta1, beta2 = group["betas"]
+        adam(
+            params,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            max_exp_avg_sqs,
+            state_steps,
+            foreach=group["foreach"],
+            capturable=group["capturable"],
+            differentiable=group["differentiable"],
+            fused=group["fused"],
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+            has_complex=has_complex,
+            decoupled_weight_decay=True,
+            amsgrad=group["amsgrad"],
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+
+    def _layers_with_gradients(self) -> dict[str, list[dict[str, Any]]]:
+        layers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for group in self.param_groups:
+            if group.get("layer") is not None:
+                layers[group["layer"]].append(group)
+        return {layer: groups for layer, groups in layers.items() if _stepped(groups)}
+
+    def _require_anchor_gradients(self, layers: dict[str, list[dict[str, Any]]]) -> None:
+        for layer, groups in layers.items():
+            if all(_anchor_grad(p) is None for p in _stepped(groups)):
+                raise RuntimeError(
+                    f"A protected layer moves only along its anchor gradient's half-space; layer {layer!r} "
+                    "has task gradients and no anchor gradient. Set `param.anchor_grad` to the gradient of "
+                    "the anchor penalty before each step, or leave `layer` out of the group to train it "
+                    "unprotected."
+                )
+
+    def _require_projectors(self, layers: dict[str, list[dict[str, Any]]]) -> None:
+        for layer, groups in layers.items():
+            for p in _stepped(groups):
+                if p not in self._projectors:
+                    raise RuntimeError(_no_projector(layer, p))
+
+    def _take_anchor_grads(self, params: list[Any]) -> list[Tensor]:
+        """The anchor gradients, averaged over ranks; removed from the parameters."""
+        grads = [p.anchor_grad for p in params]
+        for p in params:
+            p.anchor_grad = None
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return grads
+        flat = torch.cat([_wide(g).flatten() for g in grads])
+        dist.all_reduce(flat)
+        parts = (flat / dist.get_world_size()).split([g.numel() for g in grads])
+        return [part.view(g.shape) for part, g in zip(parts, grads, strict=True)]
+
+    def _projector(self, p: Tensor) -> Tensor:
+        """A parameter's projector on its device and in its precision; moved once, for all that share it."""
+        source = self._projectors[p]
+        moved = source.to(device=p.device, dtype=at_least_float32(p.dtype))
+        if moved is not source:
+            for other, projector in self._projectors.items():
+                if projector is source and other.device == p.device and other.dtype == p.dtype:
+                    self._projectors[other] = moved
+        return moved
+
+    def _check_protected(self, group: dict[str, Any], projectors: list[Tensor | None] | None) -> None:
+        layer = group["layer"]
+        if not isinstance(layer, str):
+            raise ValueError(f"A protected layer's name is a string; received {layer!r}.")
+        if group["maximize"]:
+            raise ValueError(
+                f"Layer {layer!r} is protected and maximize is set: the penalty's half-space is meant for "
+                "descent. Minimise the negative."
+            )
+        if self.projection != "subspace":
+            return
+        params = group["params"]
+        if projectors is None or len(projectors) != len(params):
+            raise ValueError(
+                'Under projection="subspace" a protected group has "projectors" parallel to "params"; layer '
+                f"{layer!r} has {len(params)} parameters and "
+                f"{'no' if projectors is None else len(projectors)} projectors. Take them from "
+                "GaussianAnchor.projectors()."
+            )
+        for p, projector in zip(params, projectors, strict=True):
+            if projector is None and p.requires_grad:
+                raise ValueError(_no_projector(layer, p))
+            if projector is not None and (p.ndim < 2 or tuple(projector.shape) != (p[0].numel(),) * 2):
+                raise ValueError(
+                    f"A projector is (in, in) for a weight (out, in); in layer {layer!r} it is "
+                    f"{tuple(projector.shape)} for {tuple(p.shape)}. Check that projectors are in the order "
+                    "of params."
+                )
+
+    def _keep_projectors(self, params: list[Tensor], projectors: list[Tensor | None] | None) -> None:
+        if self.projection != "subspace":
+            return
+        for p, projector in zip(params, projectors or [], strict=True):
+            if projector is not None:
+                self._projectors[p] = projector.detach()
+        shared = {id(p): closed_share(p) for p in self._projectors.values()}
+        shares = [shared[id(p)] for p in self._projectors.values()]
+        self._closed_share = sum(shares) / max(len(shares), 1)
+
+    def _attach_later_or_now(self, guard: Any) -> None:
+        if guard is None:
+            return
+        if self._guards is None:
+            guard.attach(self)
+        elif not any(g is guard for g in self._guards):
+            self._guards.append(guard)
+
+
+def _stepped(groups: list[dict[str, Any]]) -> list[Any]:
+    """The parameters that AdamW will move: those with a gradient."""
+    return [p for group in groups for p in group["params"] if p.grad is not None]
+
+
+def _anchor_grad(p: Tensor) -> Tensor | None:
+    return getattr(p, "anchor_grad", None)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(at_least_float32(t.dtype))
+
+
+def _mean(values: list[Tensor]) -> float:
+    return torch.stack([v.double().cpu() for v in values]).mean().item()
+
+
+def _no_projector(layer: str, p: Tensor) -> str:
+    return (
+        'Under projection="subspace" every trained parameter of a protected layer has a projector; one of '
+        f"shape {tuple(p.shape)} in layer {layer!r} has none (a norm, a bias, an embedding?). Freeze it "
+        "(requires_grad_(False)) or leave it out of the protected group."
+    )

@@ -1,0 +1,52 @@
+"""Which precision the method's sums and products run in, whatever the model's own dtype is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of inner products, norms and running sums: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision and integers; float32 and float64 as they are."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@contextmanager
+def full_precision_matmul(device_type: str) -> Iterator[None]:
+    """Matrix products in full float32 inside the block: no TF32, no bfloat16, no autocast.
+
+    Trainers switch TF32 on for speed (lerobot-train does). Its 10-bit mantissa would let 1e-3 of every step
+    through a projector, on each of thousands of steps.
+    """
+    # `Any`: torch's stubs do not know `mkldnn.matmul`.
+    mkldnn: Any = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, mkldnn.matmul)
+    before = [_get_precision(b) for b in backends]
+    try:
+        for backend in backends:
+            _set_precision(backend, "ieee")
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            _set_precision(backend, value)
+
+
+def _get_precision(backend: Any) -> Any:
+    # torch < 2.9 knows only `allow_tf32`, and only for CUDA.
+    if hasattr(backend, "fp32_precision"):
+        return backend.fp32_precision
+    return "tf32" if getattr(backend, "allow_tf32", False) else "ieee"
+
+
+def _set_precision(backend: Any, value: str) -> None:
+    if hasattr(backend, "fp32_precision"):
+        backend.fp32_precision = value
+    elif hasattr(backend, "allow_tf32"):
+        backend.allow_tf32 = value == "tf32"

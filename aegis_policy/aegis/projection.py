@@ -1,0 +1,109 @@
+"""The projection of one layer's task gradient onto the half-space that respects the anchor (arXiv 2604.16067).
+
+All parameters of a layer are one vector. With `g` the task's and `a` the anchor penalty's gradient, d = <g,
+a>:
+
+    d < 0 (a step along -g raises the penalty):   g <- g - d / ||a||^2 a,  so that <g, a> = 0
+    otherwise, and where a = 0:                   g as it is, bit for bit
+
+Deviation from the paper: no epsilon in the denominator. It would leave `<g, a> = d eps / (||a||^2 + eps) <
+0`, nearly all of the conflict when the anchor gradient is small. Instead `a` is first divided by its largest
+absolute entry (the result does not depend on the scale of `a`), so that a gradient of 1e-20, whose square is
+no float32 number, projects as well as one of 1.
+
+Inner products are sums in float64 (float32 on MPS). The projected gradient is rounded once to the task
+gradient's dtype, which may bring back `<g, a> >= -eps(dtype) ||g|| ||a||` and no more. NaN or inf in either
+gradient makes the result NaN: loud, not open.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aegis_policy.aegis.precision import accumulation_dtype
+
+
+@dataclass(frozen=True)
+class ProjectionReport:
+    """What a projection did to one layer.
+
+    Zero-dimensional tensors on the layer's device, so that it is the reading that synchronises.
+
+    Attributes:
+        conflict: Bool, whether anything was removed.
+        cosine: Cosine of the angle between task and anchor gradient before the projection, 0 if either is
+            zero. None where no anchor gradient takes part (the subspace form).
+        energy_shed: `1 - ||g||^2 / ||g_task||^2`, in [0, 1]; 0 for a zero task gradient.
+    """
+
+    conflict: Tensor
+    cosine: Tensor | None
+    energy_shed: Tensor
+
+
+def project_layer(
+    task_grads: Sequence[Tensor], anchor_grads: Sequence[Tensor]
+) -> tuple[list[Tensor], ProjectionReport]:
+    """Remove from a layer's task gradient the component that points against the anchor.
+
+    Args:
+        task_grads: One tensor a parameter of the layer, any shapes.
+        anchor_grads: Gradients of the anchor penalty, parallel to `task_grads`, same shapes; dtypes may
+            differ.
+
+    Returns:
+        The projected gradients, in the task gradients' dtypes, and the report. Inputs are not changed.
+
+    Raises:
+        ValueError: If the lists are empty or do not match.
+    """
+    _check(task_grads, anchor_grads)
+    dtype = accumulation_dtype(task_grads[0].device)
+    anchors = _unit_scaled(anchor_grads, dtype)
+    dot, task_square, anchor_square = _products(task_grads, anchors, dtype)
+
+    conflict = ~(dot >= 0)  # true for NaN
+    coefficient = dot / torch.where(anchor_square > 0, anchor_square, 1.0)
+    projected = [
+        torch.where(conflict, (g.to(dtype) - coefficient * a).to(g.dtype), g)
+        for g, a in zip(task_grads, anchors, strict=True)
+    ]
+
+    both = (task_square * anchor_square).sqrt()
+    cosine = dot / torch.where(both > 0, both, 1.0)
+    # ||g||^2 = ||g_task||^2 - d^2 / ||a||^2 by Pythagoras, so the share that is gone is the squared cosine.
+    energy_shed = torch.where(conflict, cosine.square(), 0.0)
+    return projected, ProjectionReport(conflict, cosine, energy_shed)
+
+
+def _unit_scaled(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors divided by their common largest absolute entry (by 1 if all are zero)."""
+    wide = [t.detach().to(dtype) for t in tensors]
+    largest = torch.stack(torch._foreach_norm(wide, float("inf"))).max()
+    scale = torch.where(largest == 0, 1.0, largest)
+    return [t / scale for t in wide]
+
+
+def _products(tasks: Sequence[Tensor], anchors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """<g, a>, ||g||^2, ||a||^2 over the whole layer."""
+    dot = task_square = anchor_square = torch.zeros((), dtype=dtype, device=tasks[0].device)
+    for g, a in zip(tasks, anchors, strict=True):
+        flat_g, flat_a = g.detach().to(dtype).flatten(), a.flatten()
+        dot = dot + flat_g.dot(flat_a)
+        task_square = task_square + flat_g.dot(flat_g)
+        anchor_square = anchor_square + flat_a.dot(flat_a)
+    return dot, task_square, anchor_square
+
+
+def _check(task_grads: Sequence[Tensor], anchor_grads: Sequence[Tensor]) -> None:
+    if not task_grads:
+        raise ValueError("A layer has at least one gradient; received none.")
+    task_shapes = [tuple(t.shape) for t in task_grads]
+    anchor_shapes = [tuple(t.shape) for t in anchor_grads]
+    if task_shapes != anchor_shapes:
+        raise ValueError(
+            "Task and anchor gradients are parallel lists over one layer's parameters; received shapes "
+            f"{task_shapes} and {anchor_shapes}. Leave a parameter without an anchor gradient out of both."
+        )

@@ -1,0 +1,185 @@
+"""Streaming moments of activations over unmasked tokens, a batch at a time.
+
+    ActivationStatistics   mu = E[y],  sigma = sqrt(E[(y - mu)^2])   of a layer's outputs,  per channel
+    SecondMoment           Sigma = E[x x^T]                          of a linear map's inputs
+
+`D`, `in` widths; `N` unmasked tokens of a batch; `...` any leading dimensions. Batches are merged with Chan's
+formula, which does not cancel where E[y^2] - E[y]^2 would:
+
+    delta = mu_b - mu_a;  mu = mu_a + delta n_b / n;  M2 = M2_a + M2_b + delta^2 n_a n_b / n
+"""
+
+import torch
+from torch import Tensor
+
+from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
+
+
+def check_rows(x: Tensor, mask: Tensor | None, width: int | None) -> None:
+    """Refuse activations of another width and masks that are not one entry a token.
+
+    Raises:
+        ValueError: With the rule, the shapes received and the remedy.
+    """
+    if x.ndim < 1 or (width is not None and x.shape[-1] != width):
+        raise ValueError(f"Activations must be (..., {width}); received {tuple(x.shape)}.")
+    if mask is not None and mask.shape != x.shape[:-1]:
+        raise ValueError(
+            f"A mask has one entry a token, shape {tuple(x.shape[:-1])} for activations {tuple(x.shape)}; "
+            f"received {tuple(mask.shape)}. Expand or slice it to the tokens that this site sees."
+        )
+
+
+def unmasked_rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The unmasked tokens of `x` (..., D) as rows (N, D)."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if mask is None else rows[mask.reshape(-1).bool().to(rows.device)]
+
+
+class ActivationStatistics:
+    """Streaming per-channel mean and population standard deviation (ddof 0) of one layer's outputs.
+
+    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), float64 on the CPU. A
+        batch is
+    reduced on its own device, in float64 where the device has it.
+
+    Args:
+        width: Channels, D.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.count = 0
+        self._mean = torch.zeros(width, dtype=torch.float64)
+        self._squares = torch.zeros(width, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Take in a batch.
+
+        Args:
+            x: Activations, (..., D).
+            mask: True (or non-zero) where a token counts, shape `x.shape[:-1]`; None counts all.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        check_rows(x, mask, self.width)
+        rows = unmasked_rows(x, mask).to(accumulation_dtype(x.device))  # (N, D)
+        if rows.shape[0] == 0:
+            return
+        mean = rows.mean(0)
+        squares = (rows - mean).square().sum(0)
+        self._merge(rows.shape[0], mean.cpu().double(), squares.cpu().double())
+
+    def merge(self, other: "ActivationStatistics") -> None:
+        """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
+
+        Raises:
+            ValueError: If the widths differ.
+        """
+        if other.width != self.width:
+            raise ValueError(f"Only statistics of one width merge: {self.width} here, {other.width} given.")
+        self._merge(other.count, other._mean, other._squares)
+
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        if count == 0:
+            return
+        total = self.count + count
+        delta = mean - self._mean
+        self._mean = self._mean + delta * (count / total)
+        self._squares = self._squares + squares + delta.square() * (self.count * count / total)
+        self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (D,), float64.
+
+        Raises:
+            ValueError: If no token was seen.
+        """
+        self._require_tokens()
+        return self._mean
+
+    @property
+    def std(self) -> Tensor:
+        """Population standard deviation, (D,), float64.
+
+        Raises:
+            ValueError: If no token was seen.
+        """
+        self._require_tokens()
+        return (self._squares / self.count).sqrt()
+
+    def _require_tokens(self) -> None:
+        if self.count == 0:
+            raise ValueError("No unmasked token was seen, so there are no moments; call update() first.")
+
+
+class SecondMoment:
+    """Streaming second moment `E[x x^T]` of a linear map's inputs (not centred: a constant input is a direction too).
+
+    State: `count` tokens seen and the running sum (in, in) in `dtype`, on the device of the first batch. Each
+        batch's
+    product runs in float32 (float64 for float64 inputs), never in TF32 or half precision.
+
+    Args:
+        width: Input width, in.
+        dtype: Of the running sum. MPS has no float64: pass `torch.float32` there.
+    """
+
+    def __init__(self, width: int, *, dtype: torch.dtype = torch.float64) -> None:
+        self.width = width
+        self.dtype = dtype
+        self.count = 0
+        self._sum: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Take in a batch.
+
+        Args:
+            x: Inputs, (..., in).
+            mask: True (or non-zero) where a token counts, shape `x.shape[:-1]`; None counts all.
+
+        Raises:
+            ValueError: If a shape does not fit, or the device lacks the running sum's dtype.
+        """
+        check_rows(x, mask, self.width)
+        if x.device.type == "mps" and self.dtype == torch.float64:
+            raise ValueError("MPS has no float64 for the running sum; pass dtype=torch.float32.")
+        rows = unmasked_rows(x, mask).to(at_least_float32(x.dtype))  # (N, in)
+        if rows.shape[0] == 0:
+            return
+        with full_precision_matmul(x.device.type):
+            product = rows.T @ rows
+        self._add(rows.shape[0], product)
+
+    def merge(self, other: "SecondMoment") -> None:
+        """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
+
+        Raises:
+            ValueError: If the widths differ.
+        """
+        if other.width != self.width:
+            raise ValueError(f"Only second moments of one width merge: {self.width} here, {other.width} given.")
+        if other._sum is not None:
+            self._add(other.count, other._sum)
+
+    def _add(self, count: int, total: Tensor) -> None:
+        if self._sum is None:
+            self._sum = torch.zeros_like(total, dtype=self.dtype)
+        self._sum += total.to(self._sum.device)
+        self.count += count
+
+    @property
+    def value(self) -> Tensor:
+        """The second moment, (in, in), symmetric, in the running sum's dtype and on its device.
+
+        Raises:
+            ValueError: If no token was seen.
+        """
+        if self._sum is None:
+            raise ValueError("No unmasked token was seen, so there is no second moment; call update() first.")
+        # A matrix product is symmetric only up to rounding.
+        return (self._sum + self._sum.T) / (2 * self.count)
