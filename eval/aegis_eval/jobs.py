@@ -148,9 +148,7 @@ def read_marker(job: Job) -> dict[str, Any]:
     return content
 
 
-def remaining_seconds(
-    jobs: Sequence[Job], running: Sequence[Running], *, workers: int, pace: float = 1.0
-) -> float:
+def remaining_seconds(jobs: Sequence[Job], running: Sequence[Running], *, workers: int, pace: float = 1.0) -> float:
     """Rough time left: work that is left, spread over the workers.
 
     Args:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+from aegis_backbones.questions import FAMILIES
 from aegis_eval.probes import Probe, find_probe, read_probe_file
 from aegis_eval.scoring import ALL, Answerer, ask_all
 from aegis_policy.vqa import VQASample
-
-QUESTIONS = 84  # 12 in each of seven families: seconds on one core, +-8 points overall
 
 
 class VQAMonitor:
@@ -16,17 +15,15 @@ class VQAMonitor:
     that a training with the monitor draws the same random numbers as one without.
     """
 
-    def __init__(self, config_path: str | Path | None = None) -> None:
+    def __init__(self, *, count: int, config: str | Path | None = None) -> None:
         """Choose the probes.
 
         Args:
-            config_path: YAML file as for `aegis-probe --config`; None asks `QUESTIONS` of `nano_scenes`.
+            count: Questions a family, of the probe `nano_scenes`.
+            config: YAML file as for `aegis-probe --config`, whose probes are asked instead.
         """
-        self.probes: list[Probe] = (
-            [find_probe("nano_scenes", count=QUESTIONS)]
-            if config_path is None
-            else read_probe_file(config_path)
-        )
+        scenes = [find_probe("nano_scenes", count=count * len(FAMILIES))]
+        self.probes: list[Probe] = scenes if config is None else read_probe_file(config)
         self._samples: dict[str, list[VQASample]] = {}
 
     def __call__(self, vlm: Answerer, step: int) -> dict[str, float]:

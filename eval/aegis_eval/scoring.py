@@ -16,9 +16,7 @@ ALL = "all"
 class Answerer(Protocol):
     """What can be asked: a vision-language model, whatever holds it."""
 
-    def answer(
-        self, samples: Sequence[VQASample], *, batch_size: int = 64, max_new_tokens: int = 8
-    ) -> list[str]:
+    def answer(self, samples: Sequence[VQASample], *, batch_size: int = 64, max_new_tokens: int = 8) -> list[str]:
         """One answer a sample, greedy."""
         ...
 

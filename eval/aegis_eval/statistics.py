@@ -106,9 +106,7 @@ class PairedComparison:
     p_value: float
 
 
-def compare_paired(
-    first: Sequence[bool], second: Sequence[bool], *, confidence: float = 0.95
-) -> PairedComparison:
+def compare_paired(first: Sequence[bool], second: Sequence[bool], *, confidence: float = 0.95) -> PairedComparison:
     """Compare two arms whose i-th outcomes come from the same initial state (or the same question).
 
     Raises:

@@ -3,7 +3,7 @@
 Two kinds of lines count:
 
     INFO 2026-01-01 10:00:00 ot_train.py:531 step:1K smpl:32K ep:900 epch:7.03 loss:0.214 ... vqa:0.893
-    INFO 2026-01-01 10:00:00 _aegis_vla.py:99 aegis {"step": 1040, "layers": {...}}
+    INFO 2026-01-01 10:00:00 _aegis_vla.py:99 aegis {"step": 1040, "scores": {"vqa": 0.9}, "layers": {...}}
 
 LeRobot shortens the step of its own lines ("1K" from 1,000 to 1,499). They come every `log_freq` steps, so
 the exact step is the next multiple after the line before. A run that was killed and resumed repeats steps;
@@ -31,7 +31,7 @@ class TrainingLog:
 
     Attributes:
         metrics: Step -> the averages of the window that ends there (`loss`, `flow_loss`, `updt_s`, ...).
-        probes: Step -> what the policy reported there (per-layer anchor distance, VQA, ...).
+        probes: Step -> what the policy reported there: the monitor's `scores`, the projection's `layers`.
     """
 
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -42,10 +42,10 @@ class TrainingLog:
         steps = [step for step, found in sorted(self.metrics.items()) if name in found]
         return steps, [self.metrics[step][name] for step in steps]
 
-    def probe_curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a number of the policy's own reports."""
-        steps = [step for step, found in sorted(self.probes.items()) if name in found]
-        return steps, [float(self.probes[step][name]) for step in steps]
+    def score_curve(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one of the monitor's scores, such as `vqa`."""
+        steps = [step for step, found in sorted(self.probes.items()) if name in found["scores"]]
+        return steps, [float(self.probes[step]["scores"][name]) for step in steps]
 
     def mean(self, name: str, *, last: int | None = None) -> float | None:
         """Mean of a metric over all windows, or the `last` ones; None if it was never logged."""

@@ -10,9 +10,7 @@ from aegis_eval.jobs import Job, JobFailed, Running, read_marker, remaining_seco
 
 
 def python_job(folder: Path, name: str, code: str, **options) -> Job:
-    return Job(
-        name=name, title=name, folder=folder / name, command=lambda: [sys.executable, "-c", code], **options
-    )
+    return Job(name=name, title=name, folder=folder / name, command=lambda: [sys.executable, "-c", code], **options)
 
 
 def run(jobs, *, workers=2):

@@ -59,11 +59,11 @@ def test_a_wrong_log_freq_is_refused():
 
 
 def test_reports_of_the_policy_are_read_with_their_exact_step():
-    report = '{"step": 1040, "vqa": 0.5, "layers": {"l.0": 0.25}}'
+    report = '{"step": 1040, "scores": {"vqa": 0.5}, "layers": {"l.0": 0.25}}'
     line = f"INFO 2026-01-01 10:00:00 _aegis_vla.py:99 aegis {report}\n"
     log = read_training_log([line], log_freq=20)
     assert log.probes[1040]["layers"] == {"l.0": 0.25}
-    assert log.probe_curve("vqa") == ([1040], [0.5])
+    assert log.score_curve("vqa") == ([1040], [0.5])
 
 
 def test_log_lines_are_found_behind_a_progress_bar():

@@ -88,16 +88,12 @@ def _move_arm(environment: gymnasium.Env, observation: dict, rng: np.random.Gene
     return observation
 
 
-def _question(
-    frames: Iterator[tuple[Image.Image, Objects]], rng: np.random.Generator, family: str
-) -> VQASample:
+def _question(frames: Iterator[tuple[Image.Image, Objects]], rng: np.random.Generator, family: str) -> VQASample:
     for _ in range(SKIPS):
         image, objects = next(frames)
         asked = ask(objects, rng, family)
         if asked is not None:
-            return VQASample(
-                images=(image,), question=asked.question, answers=asked.answers, family=asked.family
-            )
+            return VQASample(images=(image,), question=asked.question, answers=asked.answers, family=asked.family)
     raise RuntimeError(
         f"{SKIPS} frames of {ENVIRONMENT} in a row admitted no {family!r} question: its scenes or its "
         "scene_objects() must have changed."
