@@ -1,0 +1,77 @@
+"""What is said: verbs and referring expressions, some shown in demonstrations and some never.
+
+An instruction is a task's template with a referring expression in it:
+
+    "tap {object}"  +  "the leftmost object"  ->  "tap the leftmost object"
+
+Demonstrations name the object by colour and shape. What they never do is evaluated apart: other verbs, and expressions
+that have to be worked out from the scene. Which expressions fit only one object is for the scene to see to
+(layout.py), so each one is a class of scenes as much as a phrase.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from aegis_envs.objects import ObjectKind
+
+CHOICES = ("shown", "never_shown", "all")
+
+
+class Reference(StrEnum):
+    """How an instruction refers to the object it is about."""
+
+    NAME = "name"  # the red cube
+    OTHER_SHAPE = "other_shape"  # the object that is not a cube
+    LEFTMOST = "leftmost"  # in the front camera's image
+    RIGHTMOST = "rightmost"
+
+
+NEVER_SHOWN_REFERENCES = (Reference.OTHER_SHAPE, Reference.LEFTMOST, Reference.RIGHTMOST)
+
+
+@dataclass(frozen=True)
+class Templates:
+    """A task's sentences, with `{object}` and, where there is a target, `{disc}` to be filled in."""
+
+    shown: tuple[str, ...]
+    never_shown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Phrasing:
+    """One way to say an instruction: a template and a kind of referring expression."""
+
+    template: str
+    reference: Reference
+
+    def instruction(self, target: ObjectKind, others: tuple[ObjectKind, ...], disc: ObjectKind | None) -> str:
+        """The sentence about `target` in a scene with `others`."""
+        expression = {
+            Reference.NAME: f"the {target}",
+            Reference.OTHER_SHAPE: f"the object that is not a {others[0].shape if others else ''}",
+            Reference.LEFTMOST: "the leftmost object",
+            Reference.RIGHTMOST: "the rightmost object",
+        }[self.reference]
+        return self.template.format(object=expression, disc=f"the {disc}")
+
+
+def draw_phrasing(templates: Templates, choice: str, rng: np.random.Generator) -> Phrasing:
+    """Draws a phrasing: `"shown"`, `"never_shown"` or from `"all"` of them.
+
+    Half of the never-shown phrasings have a new verb, half a known verb and a new referring expression.
+
+    Raises:
+        ValueError: If `choice` is none of the three.
+    """
+    if choice not in CHOICES:
+        raise ValueError(f"phrasings must be one of {', '.join(CHOICES)}; got {choice!r}.")
+    if choice == "all":
+        choice = str(rng.choice(["shown", "never_shown"]))
+    if choice == "shown":
+        return Phrasing(str(rng.choice(templates.shown)), Reference.NAME)
+    if rng.random() < 0.5:
+        return Phrasing(str(rng.choice(templates.never_shown)), Reference.NAME)
+    reference = NEVER_SHOWN_REFERENCES[rng.integers(len(NEVER_SHOWN_REFERENCES))]
+    return Phrasing(str(rng.choice(templates.shown)), reference)

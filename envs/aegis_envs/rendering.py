@@ -1,0 +1,75 @@
+"""Images of the table: colour frames, and what each object covers in them.
+
+A renderer holds an OpenGL context. It is made when the first image is asked for, in the process that asks (so that
+worker processes of a vector environment never inherit one), and closed explicitly.
+"""
+
+import os
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+_EXPENSIVE = (
+    mujoco.mjtRndFlag.mjRND_SHADOW,
+    mujoco.mjtRndFlag.mjRND_REFLECTION,
+    mujoco.mjtRndFlag.mjRND_SKYBOX,
+    mujoco.mjtRndFlag.mjRND_HAZE,
+)
+
+
+class Cameras:
+    """Renders a model's cameras. State: one renderer an image size, none until it is needed."""
+
+    def __init__(self, model: mujoco.MjModel):
+        self._model = model
+        self._renderers: dict[int, mujoco.Renderer] = {}
+        self._option = mujoco.MjvOption()
+
+    def frame(self, data: mujoco.MjData, camera: str, *, size: int) -> NDArray[np.uint8]:
+        """An RGB image (size, size, 3) of the camera."""
+        renderer = self._renderer(size)
+        self._update(renderer, data, camera)
+        return renderer.render()
+
+    def object_ids(self, data: mujoco.MjData, camera: str, *, size: int) -> NDArray[np.int32]:
+        """The geom id (size, size) that each pixel shows, -1 for none."""
+        renderer = self._renderer(size)
+        renderer.enable_segmentation_rendering()
+        try:
+            self._update(renderer, data, camera)
+            segmentation = renderer.render()  # (size, size, 2): object id, object type
+        finally:
+            renderer.disable_segmentation_rendering()
+        is_geom = segmentation[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)
+        return np.where(is_geom, segmentation[..., 0], -1)
+
+    def close(self) -> None:
+        """Frees the OpenGL contexts. Images may be asked for again afterwards."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def _renderer(self, size: int) -> mujoco.Renderer:
+        if size not in self._renderers:
+            try:
+                self._renderers[size] = mujoco.Renderer(self._model, height=size, width=size)
+            except mujoco.FatalError as error:
+                raise RuntimeError(
+                    "MuJoCo has no OpenGL to draw with. On a machine without a screen set MUJOCO_GL=egl (or osmesa) "
+                    f"before Python starts; it is {os.environ.get('MUJOCO_GL')!r}."
+                ) from error
+        return self._renderers[size]
+
+    def _update(self, renderer: mujoco.Renderer, data: mujoco.MjData, camera: str) -> None:
+        renderer.update_scene(data, camera=camera, scene_option=self._option)
+        for flag in _EXPENSIVE:
+            renderer.scene.flags[flag] = 0
+
+
+def project(model: mujoco.MjModel, data: mujoco.MjData, camera: str, point: NDArray[np.float64]) -> tuple[float, float]:
+    """Where a point (3,) in metres is in a camera's square image: (u, v) in [0, 1], v downwards."""
+    view = data.camera(camera)
+    x, y, z = view.xmat.reshape(3, 3).T @ (point - view.xpos)  # camera frame: x right, y up, -z forward
+    focal = 0.5 / np.tan(np.radians(model.camera(camera).fovy[0]) / 2)
+    return float(0.5 - focal * x / z), float(0.5 + focal * y / z)
