@@ -1,0 +1,78 @@
+"""A VLM that is asked questions about images: what probes and monitors talk to."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aegis_policy.network.backbone import Backbone
+from aegis_policy.network.prompt import encode_prompts, load_processor
+from aegis_policy.vqa import VQASample
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A model and its processor.
+
+    Attributes:
+        model: An image-text-to-text model of transformers (a `PreTrainedModel`), on whatever device.
+        processor: Its processor.
+    """
+
+    model: Any
+    processor: Any
+
+    @torch.no_grad()
+    def answer(self, samples: Sequence[VQASample], *, batch_size: int = 64, max_new_tokens: int = 8) -> list[str]:
+        """Greedy answers, in the order of `samples`; the model is left in the mode in which it came.
+
+        Args:
+            samples: Questions with their images; the accepted answers are not looked at.
+            batch_size: Questions a forward pass.
+            max_new_tokens: Longest answer, in tokens.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        answers: list[str] = []
+        try:
+            for start in range(0, len(samples), batch_size):
+                answers += self._answer_batch(samples[start : start + batch_size], max_new_tokens)
+        finally:
+            self.model.train(was_training)
+        return answers
+
+    def _answer_batch(self, samples: Sequence[VQASample], max_new_tokens: int) -> list[str]:
+        inputs = encode_prompts(
+            self.processor, [s.images for s in samples], [s.question for s in samples], padding_side="left"
+        )
+        inputs = {k: v.to(self.model.device) for k, v in inputs.items()}
+        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def load_vlm(path: str, *, device: str = "cpu") -> VLM:
+    """The VLM in a checkpoint of `aegis_vla`, in a transformers folder, on the hub, or the embedded one (`"nano"`).
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if _is_policy(path):
+        from lerobot.configs import PreTrainedConfig
+
+        from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+
+        config = PreTrainedConfig.from_pretrained(path)
+        config.device = device
+        return AegisVLAPolicy.from_pretrained(path, config=config).vlm
+    backbone = Backbone.load(path).to(device).eval()
+    return VLM(backbone.vlm, load_processor(path))
+
+
+def _is_policy(path: str) -> bool:
+    config = Path(path) / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("type") == "aegis_vla"

@@ -1,0 +1,55 @@
+"""`aegis-anchor`: runs a backbone on VQA samples and writes the anchor that training must not undo."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from aegis_policy.knowledge.sources import build_anchor
+from aegis_policy.network.backbone import Backbone
+from aegis_policy.network.prompt import load_processor
+from aegis_policy.vqa import list_vqa_sources, load_vqa_source
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.count < 1:
+        raise SystemExit(f"--count must be at least 1: got {options.count}.")
+    if options.out.exists() and not options.overwrite:
+        raise SystemExit(f"{options.out} exists already: choose another --out, or give --overwrite.")
+    try:
+        source = load_vqa_source(options.source)
+        backbone = Backbone.load(options.backbone, revision=options.revision).to(options.device)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    samples = source(count=options.count, seed=options.seed, split="train")
+    processor = load_processor(options.backbone, revision=options.revision)
+    anchor = build_anchor(backbone, processor, samples, batch_size=options.batch_size)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    anchor.save(options.out)
+    size = options.out.stat().st_size / 2**20
+    print(
+        f"Anchor of {options.backbone}: {anchor.samples} samples, {len(anchor.layers)} layers, "
+        f"{len(anchor.weights)} weights, {size:.1f} MiB -> {options.out}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aegis-anchor", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--backbone", default="nano", help='"nano", a folder or a hub id')
+    parser.add_argument("--revision", help="commit, tag or branch of a hub id")
+    parser.add_argument("--source", default="nano_scenes", help=f"VQA source: {', '.join(list_vqa_sources())}")
+    parser.add_argument("--count", type=int, default=3000, help="VQA samples")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--batch-size", type=int, default=32, help="samples a forward pass")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Configuration of `aegis_vla`: what the policy is, what it must not forget, how it is trained."""
+
+from dataclasses import dataclass, field
+
+from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
+from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+from aegis_policy.network.flow import SAMPLERS
+from aegis_policy.optimizer_aegis_adamw import PROJECTIONS, AegisAdamWConfig
+
+KNOWLEDGE = ("aegis", "none", "stop_gradient", "frozen")
+DTYPES = ("float32", "bfloat16")
+
+
+@PreTrainedConfig.register_subclass("aegis_vla")
+@dataclass
+class AegisVLAConfig(PreTrainedConfig):
+    """A VLM backbone, a flow-matching action expert, and the way in which the backbone keeps its knowledge."""
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,  # the VLM's own processor normalises images
+            "STATE": NormalizationMode.MEAN_STD,
+            "ACTION": NormalizationMode.MEAN_STD,
+        }
+    )
+
+    # "nano" (ships in this package), a folder, or a hub id of an image-text-to-text model with safetensors.
+    backbone: str = "nano"
+    # Commit, tag or branch of a hub id.
+    backbone_revision: str | None = None
+    # "float32", or "bfloat16" for autocast around float32 weights.
+    dtype: str = "float32"
+
+    # Actions predicted at once, and how many of them are carried out before the next look.
+    chunk_size: int = 16
+    n_action_steps: int = 8
+    # Width of the action expert over that of the language model.
+    expert_width_ratio: float = 0.75
+    # Times at which the flow is evaluated for one chunk, and by which integrator.
+    num_inference_steps: int = 10
+    sampler: str = "euler"
+    # Real-time chunking for asynchronous rollouts (LeRobot's); None without.
+    rtc_config: RTCConfig | None = None
+
+    # "aegis": the backbone learns, but no step may undo the anchor. "none": it learns unprotected. "stop_gradient": the
+    # action loss ends at the expert. "frozen": the backbone is no part of the training.
+    knowledge: str = "aegis"
+    # What AEGIS projects: "subspace" keeps each weight's step off the directions that the anchor's inputs use;
+    # "gradient" is arXiv 2604.16067 to the letter; "update" the same on the step that Adam really takes.
+    projection: str = "subspace"
+    # Subspace, soft form: P = (I + Sigma / epsilon)^-1, epsilon in units of the mean eigenvalue of Sigma.
+    epsilon: float | None = 0.3
+    # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1]. Excludes epsilon.
+    energy: float | None = None
+    # Whether vision tower and projector learn too (False: language layers only).
+    tune_vision: bool = True
+
+    # Anchor file of `aegis-anchor`. None: the one beside the backbone, or else one built from `anchor_source` on start.
+    anchor_path: str | None = None
+    # VQA source (entry point `aegis_policy.vqa_sources`) and number of samples for an anchor built on start.
+    anchor_source: str = "nano_scenes"
+    anchor_samples: int = 3000
+
+    # Ask the monitor's questions every so many training steps (0: never), and how many a question family.
+    probe_freq: int = 0
+    probe_count: int = 50
+    # Monitor (entry point `aegis_policy.monitors`).
+    probe_monitor: str = "vqa"
+
+    # Training preset.
+    optimizer_lr: float = 1e-3
+    # Learning rate of the backbone; None: the same.
+    optimizer_backbone_lr: float | None = None
+    optimizer_betas: tuple[float, float] = (0.9, 0.95)
+    optimizer_eps: float = 1e-8
+    optimizer_weight_decay: float = 1e-10
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_warmup_steps: int = 1_000
+    scheduler_decay_steps: int = 30_000
+    scheduler_decay_lr: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("knowledge", self.knowledge, KNOWLEDGE)
+        _one_of("projection", self.projection, PROJECTIONS)
+        _one_of("sampler", self.sampler, SAMPLERS)
+        _one_of("dtype", self.dtype, DTYPES)
+        if not 1 <= self.n_action_steps <= self.chunk_size:
+            raise ValueError(
+                f"n_action_steps must lie between 1 and chunk_size: got {self.n_action_steps} of a chunk of "
+                f"{self.chunk_size}."
+            )
+        for name in (
+            "num_inference_steps",
+            "expert_width_ratio",
+            "optimizer_lr",
+            "anchor_samples",
+            "probe_count",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive: got {getattr(self, name)}.")
+        if self.probe_freq < 0:
+            raise ValueError(f"probe_freq must be a number of steps, or 0 for never: got {self.probe_freq}.")
+        self._check_subspace()
+
+    def _check_subspace(self) -> None:
+        if (self.epsilon is None) == (self.energy is None):
+            raise ValueError(
+                f"Exactly one of epsilon (soft) and energy (hard) shapes the subspace: got epsilon={self.epsilon} and "
+                f"energy={self.energy}. For the hard form give --policy.epsilon=null --policy.energy=0.99."
+            )
+        if self.epsilon is not None and self.epsilon <= 0:
+            raise ValueError(f"epsilon must be positive: got {self.epsilon}. Larger leaves more open.")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise ValueError(f"energy is a share and must lie in (0, 1]: got {self.energy}.")
+
+    def validate_features(self) -> None:
+        """Checks that the data has what the policy needs.
+
+        Raises:
+            ValueError: Without an image or an action feature.
+        """
+        if not self.image_features:
+            raise ValueError(
+                "aegis_vla looks at the world through a VLM and needs at least one image feature "
+                f"(observation.images.*); the data offers {sorted(self.input_features or {})}."
+            )
+        if self.action_feature is None:
+            raise ValueError(
+                f"aegis_vla needs an `action` feature; the data offers {sorted(self.output_features or {})}."
+            )
+        sizes = {key: f.shape for key, f in self.image_features.items() if f.type is FeatureType.VISUAL}
+        if any(len(shape) != 3 for shape in sizes.values()):
+            raise ValueError(f"Image features must have shape (channels, height, width): got {sizes}.")
+
+    def get_optimizer_preset(self) -> AegisAdamWConfig:
+        """AdamW that keeps each protected layer's anchor."""
+        return AegisAdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+            projection=self.projection,
+        )
+
+    def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:
+        """Linear warm-up, then cosine decay (LeRobot shortens both for short runs)."""
+        return CosineDecayWithWarmupSchedulerConfig(
+            peak_lr=self.optimizer_lr,
+            decay_lr=self.scheduler_decay_lr,
+            num_warmup_steps=self.scheduler_warmup_steps,
+            num_decay_steps=self.scheduler_decay_steps,
+        )
+
+    @property
+    def observation_delta_indices(self) -> None:
+        """One observation: the present."""
+        return None
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """The chunk, beginning with the action taken at the observation."""
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        """No rewards."""
+        return None
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}: got {value!r}.")

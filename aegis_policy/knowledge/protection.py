@@ -1,0 +1,109 @@
+"""Carries the anchor to the optimizer: parameter groups, projectors, anchor gradients.
+
+lerobot-train has no hook between backward and step. So the task gradient arrives in `.grad`, the anchor gradient beside
+it in `.anchor_grad`, and `AegisAdamW` projects in `step()`, after data-parallel reduction and clipping. An optimizer
+that knows nothing of this would train unprotected: it never attaches the guard, and the policy refuses to go on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aegis_policy.aegis import AegisAdamW, GaussianAnchor
+from aegis_policy.knowledge.trainable import layer_of
+
+
+class Protection:
+    """The protected layers of one backbone, and the optimizer that keeps them.
+
+    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`.
+
+    Args:
+        parameters: Qualified name -> parameter that learns.
+        anchor: What must not be undone.
+        projection: `"subspace"`, `"gradient"` or `"update"`.
+        epsilon: As in `subspace_projector`.
+        energy: As in `subspace_projector`.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        anchor: GaussianAnchor,
+        *,
+        projection: str,
+        epsilon: float | None,
+        energy: float | None,
+    ):
+        self.parameters = dict(parameters)
+        self.anchor = anchor
+        self.projection = projection
+        self.epsilon = epsilon
+        self.energy = energy
+        self.optimizer: AegisAdamW | None = None
+
+    @property
+    def needs_anchor_gradient(self) -> bool:
+        """Whether each step wants the gradient of the distance to the anchor."""
+        return self.projection != "subspace"
+
+    def groups(self, **options: Any) -> list[dict[str, Any]]:
+        """One parameter group a protected layer, for `AegisAdamW`; `options` such as `lr` go into each."""
+        projectors: Mapping[str, Tensor] = {}
+        if self.projection == "subspace":
+            projectors = self.anchor.projectors(epsilon=self.epsilon, energy=self.energy)
+        layers: dict[str, list[str]] = {}
+        for name in self.parameters:
+            layers.setdefault(layer_of(name), []).append(name)
+        groups = []
+        for layer, names in layers.items():
+            group = {"layer": layer, "params": [self.parameters[n] for n in names], "guard": self, **options}
+            if self.projection == "subspace":
+                group["projectors"] = [projectors[n] for n in names]
+            groups.append(group)
+        return groups
+
+    def attach(self, optimizer: AegisAdamW) -> None:
+        """Called by `AegisAdamW` when it takes over the groups."""
+        self.optimizer = optimizer
+
+    def require_attached(self) -> None:
+        """Refuses to train unprotected.
+
+        Raises:
+            RuntimeError: If the optimizer was not built from `groups`.
+        """
+        if self.optimizer is None:
+            raise RuntimeError(
+                "knowledge=aegis keeps the anchor inside the optimizer's step, but no AegisAdamW was built from this "
+                "policy's parameter groups. With lerobot-train leave --use_policy_training_preset at true (and drop "
+                "--optimizer.type). In your own loop: optimizer = policy.config.get_optimizer_preset()"
+                ".build(policy.get_optim_params()). To train unprotected on purpose: --policy.knowledge=none."
+            )
+
+    def set_anchor_gradient(self, distance: Tensor) -> None:
+        """Backward of the distance to the anchor, into `.anchor_grad` of each protected parameter.
+
+        The graph is kept: the task's backward goes through it next.
+        """
+        parameters = list(self.parameters.values())
+        gradients = torch.autograd.grad(distance, parameters, retain_graph=True, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.anchor_grad = gradient  # type: ignore[attr-defined]
+
+    def report(self) -> dict[str, float]:
+        """Energy shed, share of layers projected, share of directions closed in the last step; empty before it."""
+        if self.optimizer is None:
+            return {}
+        return {k: float(v) for k, v in self.optimizer.last_report.items()}
+
+    def layer_report(self) -> dict[str, dict[str, float]]:
+        """Layer -> conflict, energy shed and (where there is one) cosine in the last step; empty before it."""
+        if self.optimizer is None:
+            return {}
+        return {
+            layer: {key: float(value) for key, value in vars(report).items() if value is not None}
+            for layer, report in self.optimizer.layer_reports.items()
+        }

@@ -1,0 +1,99 @@
+"""Where the anchor of a policy comes from: a file, the folder of the backbone, or VQA passes on start."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from aegis_policy.aegis import AnchorCollector, GaussianAnchor, fingerprint
+from aegis_policy.network.backbone import Backbone, resolve_backbone
+from aegis_policy.network.prompt import encode_prompts
+from aegis_policy.vqa import VQASample
+
+ANCHOR_FILE = "anchor.safetensors"
+
+
+def load_anchor(path: str | Path, backbone: Backbone) -> GaussianAnchor:
+    """Reads an anchor and checks that it was built from this very backbone.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is another backbone's.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"There is no anchor at {path}. Build one with `aegis-anchor --backbone BACKBONE --out {path}`, or leave "
+            "--policy.anchor_path out to have one built on start."
+        )
+    anchor = GaussianAnchor.load(path)
+    anchor.check(backbone.vlm, fingerprint=fingerprint(backbone.vlm.state_dict()), layers=backbone.layers())
+    return anchor
+
+
+def shipped_anchor(name: str) -> Path | None:
+    """The anchor file in the folder of backbone `name`, if it has one."""
+    path = Path(resolve_backbone(name)) / ANCHOR_FILE
+    return path if path.is_file() else None
+
+
+@torch.no_grad()
+def build_anchor(
+    backbone: Backbone, processor: Any, samples: Sequence[VQASample], *, batch_size: int = 32
+) -> GaussianAnchor:
+    """Runs the backbone on VQA samples and keeps the statistics of its activations, streaming.
+
+    Args:
+        backbone: The pre-trained VLM; left in the mode in which it came.
+        processor: The VLM's own, from `load_processor`.
+        samples: Images and questions; the answers are not used.
+        batch_size: Samples a forward pass.
+    """
+    if not samples:
+        raise ValueError("An anchor is built from VQA samples: got none.")
+    device = next(backbone.parameters()).device
+    was_training = backbone.training
+    backbone.eval()
+
+    def prepare(start: int) -> dict[str, torch.Tensor]:
+        batch = samples[start : start + batch_size]
+        inputs = encode_prompts(processor, [s.images for s in batch], [s.question for s in batch])
+        return {k: v.to(device) for k, v in inputs.items()}
+
+    mask: torch.Tensor | None = None
+    collector = AnchorCollector(
+        backbone.vlm,
+        layers=backbone.layers(),
+        linears=_reached(backbone, prepare(0)),
+        mask_of=lambda site: mask if backbone.is_language(site) else None,
+    )
+    with collector, tqdm(total=len(samples), desc="Building the anchor", unit="sample") as progress:
+        for start in range(0, len(samples), batch_size):
+            inputs = prepare(start)
+            mask = inputs["attention_mask"].bool()
+            backbone.encode(inputs)
+            progress.update(len(mask))
+    backbone.train(was_training)
+    anchor = collector.anchor(samples=len(samples))
+    logging.info("Anchor: %d samples, %d layers, %d weights", anchor.samples, len(anchor.layers), len(anchor.weights))
+    return anchor
+
+
+def _reached(backbone: Backbone, inputs: dict[str, torch.Tensor]) -> dict[str, nn.Linear]:
+    """The linear maps that the prefix really passes through: a vision tower may carry a pooling head that it skips."""
+    seen: set[str] = set()
+    linears = backbone.linears()
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: seen.add(name)
+
+    handles = [linear.register_forward_hook(note(name)) for name, linear in linears.items()]
+    try:
+        backbone.encode(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: linear for name, linear in linears.items() if name in seen}

@@ -1,0 +1,333 @@
+"""`AegisVLAPolicy`: LeRobot's contract, and nothing else.
+
+Legend: `B` batch, `H` horizon (`chunk_size`), `A` action size, `S` state size.
+"""
+
+import json
+import logging
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies import PreTrainedPolicy
+from lerobot.policies.common.flow_matching import sample_noise
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+from lerobot.utils.constants import ACTION, OBS_STATE
+from safetensors import safe_open
+from torch import Tensor
+
+from aegis_policy.aegis import GaussianAnchor
+from aegis_policy.answering import VLM
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
+from aegis_policy.knowledge.protection import Protection
+from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
+from aegis_policy.knowledge.trainable import choose_trainable
+from aegis_policy.monitor import Monitor, load_monitor
+from aegis_policy.network.backbone import Backbone, Prefix
+from aegis_policy.network.expert import ActionExpert, masked_mse
+from aegis_policy.network.flow import integrate, interpolate, sample_time
+from aegis_policy.network.prompt import load_processor
+from aegis_policy.processor_aegis_vla import VLM_INPUT
+from aegis_policy.vqa import load_vqa_source
+
+# What an adapter checkpoint of LeRobot's PEFT names as its base when that base is the pre-trained backbone itself.
+FROM_BACKBONE = "aegis_vla/from-backbone"
+_SPEC = "anchor_spec"
+
+
+class AegisVLAPolicy(PreTrainedPolicy):
+    """A VLM and an action expert, trained so that the VLM keeps what it knew.
+
+    State beside the weights: the anchor and the number of training steps (both in the checkpoint), the queue of
+    actions still to be carried out, and the monitor's last scores.
+    """
+
+    config_class = AegisVLAConfig
+    name = "aegis_vla"
+
+    def __init__(self, config: AegisVLAConfig, *, from_checkpoint: bool = False, **_: Any):
+        """Builds the policy; the backbone's weights come from `config.backbone` unless a checkpoint brings them."""
+        super().__init__(config)
+        config.validate_features()
+        self.backbone = Backbone.load(config.backbone, revision=config.backbone_revision, weights=not from_checkpoint)
+        state = config.robot_state_feature
+        self.expert = ActionExpert(
+            self.backbone,
+            action_size=config.action_feature.shape[0],
+            state_size=state.shape[0] if state else 0,
+            width_ratio=config.expert_width_ratio,
+        )
+        self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
+        self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
+        self.anchor: GaussianAnchor | None = None
+        self._monitor: Monitor | None = None
+        self._scores: dict[str, float] = {}
+        self._layer_distances: list[float] = []
+        if not from_checkpoint:
+            self._set_anchor(self._find_anchor())
+            self._choose_trainable()
+        self.reset()
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Flow-matching loss of a batch.
+
+        In training mode with a projection that wants it, the gradient of the distance to the anchor is left beside
+        each protected parameter.
+
+        Args:
+            batch: From the policy's preprocessor; `action` (B, H, A) and, where chunks reach past an episode's end,
+                `action_is_pad` (B, H).
+            noise: (B, H, A), drawn if None.
+            time: (B,), drawn if None.
+            reduction: `"mean"`, or `"none"` for a loss a sample (B,).
+
+        Returns:
+            The loss and numbers for the log; those of the projection are of the step before.
+
+        Raises:
+            RuntimeError: If the optimizer cannot keep the anchor.
+        """
+        training = self.training and torch.is_grad_enabled()
+        if training and self._protection is not None:
+            self._protection.require_attached()
+        action = batch[ACTION]
+        noise = sample_noise(action.shape, action.device) if noise is None else noise
+        time = sample_time(len(action), action.device) if time is None else time
+        noisy, target = interpolate(action, noise, time)
+        with watch_outputs(self.backbone.layers()) as outputs:
+            prefix = self._encode(batch)
+        distances = self._distances(outputs, prefix)
+        velocity = self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
+        losses = masked_mse(velocity, target, is_pad=batch.get("action_is_pad"))  # (B,)
+        if training and self._protection is not None and self._protection.needs_anchor_gradient:
+            assert distances is not None, "what is protected has an anchor"
+            self._protection.set_anchor_gradient(distances.sum())
+        metrics = self._metrics(losses, distances)
+        return (losses if reduction == "none" else _mean_over_actions(losses, batch)), metrics
+
+    def _encode(self, batch: dict[str, Tensor]) -> Prefix:
+        inputs = {k.removeprefix(VLM_INPUT): v for k, v in batch.items() if k.startswith(VLM_INPUT)}
+        if not inputs:
+            raise ValueError(
+                f"The batch has no {VLM_INPUT}* keys: pass it through the policy's preprocessor "
+                "(make_pre_post_processors) first."
+            )
+        if self.config.knowledge in ("frozen", "stop_gradient"):
+            with torch.no_grad():
+                return self.backbone.encode(inputs)
+        return self.backbone.encode(inputs)
+
+    def _distances(self, outputs: dict[str, Tensor], prefix: Prefix) -> Tensor | None:
+        if self.anchor is None:
+            return None
+        wants_gradient = self._protection is not None and self._protection.needs_anchor_gradient
+        with torch.set_grad_enabled(wants_gradient and self.training and torch.is_grad_enabled()):
+            return anchor_distances(outputs, prefix.mask, self.anchor)
+
+    def _metrics(self, losses: Tensor, distances: Tensor | None) -> dict[str, float]:
+        values = [losses.detach().float().mean()]
+        if distances is not None:
+            values += [distances.detach().sum(), *distances.detach()]
+        numbers = torch.stack(values).tolist()  # one synchronisation a step
+        metrics = {"flow_loss": numbers[0]}
+        if distances is not None:
+            metrics["anchor_distance"] = numbers[1]
+            self._layer_distances = numbers[2:]
+            metrics |= {f"anchor_distance_{i:02d}": d for i, d in enumerate(self._layer_distances)}
+        if self._protection is not None:
+            metrics |= self._protection.report()
+        return metrics | self._scores
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        """One group a protected layer, one for what else of the backbone learns, one for the expert."""
+        backbone_lr = self.config.optimizer_backbone_lr
+        options = {} if backbone_lr is None else {"lr": backbone_lr}
+        groups: list[dict[str, Any]] = []
+        if self._protection is not None:
+            groups = self._protection.groups(**options)
+        protected = {id(p) for group in groups for p in group["params"]}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in protected]
+        in_backbone = {id(p) for p in self.backbone.parameters()}
+        groups.append({"params": [p for p in rest if id(p) in in_backbone], **options})
+        groups.append({"params": [p for p in rest if id(p) not in in_backbone]})
+        # LeRobot logs the learning rate of the first group: let that be the expert's, which always learns.
+        return [group for group in reversed(groups) if group["params"]]
+
+    def update(self) -> None:
+        """Counts the step and asks the monitor's questions when it is time; lerobot-train calls it after each step."""
+        self.training_steps += 1
+        frequency = self.config.probe_freq
+        if frequency and int(self.training_steps) % frequency == 0:
+            self.probe()
+
+    def probe(self) -> dict[str, float]:
+        """What the backbone still knows, now: the monitor's scores, also in the log of the steps that follow."""
+        if self._monitor is None:
+            self._monitor = load_monitor(self.config.probe_monitor, count=self.config.probe_count)
+        step = int(self.training_steps)
+        with torch.random.fork_rng():
+            self._scores = self._monitor(self.vlm, step)
+        record = {
+            "step": step,
+            "scores": self._scores,
+            "anchor_distance": dict(zip(self.backbone.layers(), self._layer_distances, strict=False)),
+            "layers": {} if self._protection is None else self._protection.layer_report(),
+        }
+        logging.info("aegis %s", json.dumps(record))
+        return self._scores
+
+    @property
+    def vlm(self) -> VLM:
+        """The backbone as it is now, to be asked questions."""
+        processor = load_processor(self.config.backbone, revision=self.config.backbone_revision)
+        return VLM(self.backbone.vlm, processor)
+
+    # --- acting --------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forgets the actions that were still to be carried out."""
+        self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+
+    def supports_rtc(self) -> bool:
+        """Real-time chunking guides the Euler sampler."""
+        return True
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **rtc: Any) -> Tensor:
+        """Actions for the next H ticks, normalised, (B, H, A).
+
+        Args:
+            batch: One observation a sample, from the policy's preprocessor.
+            noise: (B, H, A), drawn if None.
+            **rtc: `inference_delay`, `prev_chunk_left_over`, `execution_horizon` of LeRobot's real-time chunking.
+        """
+        self.eval()
+        prefix = self._encode(batch)
+        size = (len(prefix.mask), self.config.chunk_size, self.config.action_feature.shape[0])
+        noise = sample_noise(size, prefix.mask.device) if noise is None else noise
+        if self.config.sampler == "euler":
+            rtc |= {"rtc_processor": self.rtc_processor, "rtc_enabled": self._rtc_enabled}
+
+        def velocity(noisy: Tensor, time: Tensor) -> Tensor:
+            return self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
+
+        return integrate(velocity, noise, steps=self.config.num_inference_steps, sampler=self.config.sampler, **rtc)
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None, **_: Any) -> Tensor:
+        """The next action (B, A), from the queue or a new chunk.
+
+        Raises:
+            RuntimeError: Under real-time chunking, which keeps a queue of its own.
+        """
+        if self._rtc_enabled:
+            raise RuntimeError("Real-time chunking calls predict_action_chunk; select_action has no part in it.")
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch, noise)
+            self._queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
+        return self._queue.popleft()
+
+    @property
+    def _rtc_enabled(self) -> bool:
+        return self.config.rtc_config is not None and self.config.rtc_config.enabled
+
+    # --- anchor and checkpoints ----------------------------------------------------------------------------------
+
+    def _find_anchor(self) -> GaussianAnchor | None:
+        """The configured anchor, the shipped one, or one built now if this training needs it."""
+        config = self.config
+        path = config.anchor_path or shipped_anchor(config.backbone)
+        if path:
+            return load_anchor(path, self.backbone)
+        if config.knowledge != "aegis":
+            return None
+        samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
+        processor = load_processor(config.backbone, revision=config.backbone_revision)
+        return build_anchor(self.backbone.to(config.device), processor, samples)
+
+    def _set_anchor(self, anchor: GaussianAnchor | None) -> None:
+        self.anchor = anchor
+        if anchor is not None:
+            # The names and shapes of its tensors travel too, so that loading can make room for them.
+            spec = json.dumps(anchor.spec()).encode()
+            self.register_buffer(_SPEC, torch.frombuffer(bytearray(spec), dtype=torch.uint8))
+
+    def _choose_trainable(self) -> None:
+        config = self.config
+        learns = choose_trainable(
+            self.backbone,
+            knowledge=config.knowledge,
+            projection=config.projection,
+            tune_vision=config.tune_vision,
+            anchored=set() if self.anchor is None else set(self.anchor.weights),
+        )
+        self._protection: Protection | None = None
+        if config.knowledge == "aegis":
+            assert self.anchor is not None, "aegis builds its anchor on start"
+            self._protection = Protection(
+                learns,
+                self.anchor,
+                projection=config.projection,
+                epsilon=config.epsilon,
+                energy=config.energy,
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "AegisVLAPolicy":
+        """Loads a checkpoint with its anchor; no other file is needed."""
+        if str(pretrained_name_or_path) == FROM_BACKBONE:
+            return cls(kwargs["config"])
+        return super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: "AegisVLAPolicy", model_file: str, map_location: str, strict: bool
+    ) -> "AegisVLAPolicy":
+        with safe_open(model_file, framework="pt") as checkpoint:
+            if _SPEC in checkpoint.keys():  # noqa: SIM118  a safetensors handle is no mapping
+                spec = json.loads(bytes(checkpoint.get_tensor(_SPEC).tolist()))
+                model._set_anchor(GaussianAnchor.from_spec(spec))
+        model = super()._load_as_safetensor(model, model_file, map_location, strict)
+        if model.anchor is None:
+            model._set_anchor(model._find_anchor())
+        model._choose_trainable()
+        return model
+
+    # --- LeRobot's PEFT ------------------------------------------------------------------------------------------
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """Adapters on every linear map of the language layers; the expert is trained whole."""
+        return {
+            "target_modules": rf"backbone\.vlm\.{self.backbone.decoder_name}\.layers\.\d+\..*_proj".replace(
+                "model.", r"model\."
+            ),
+            "modules_to_save": ["expert"],
+        }
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        if self.config.knowledge == "aegis":
+            raise ValueError(
+                "--peft.* freezes the weights that knowledge=aegis protects and trains adapters that it does not. Use "
+                "LoRA on its own with --policy.knowledge=none."
+            )
+        if not self.config.pretrained_path:
+            self.name_or_path = FROM_BACKBONE
+
+
+def _mean_over_actions(losses: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Mean over all actions of the batch that are no padding: samples weigh by how many they have."""
+    is_pad = batch.get("action_is_pad")
+    if is_pad is None:
+        return losses.mean()
+    counts = (~is_pad).sum(dim=-1).to(losses.dtype)
+    return (losses * counts).sum() / counts.sum().clamp_min(1)

@@ -1,0 +1,131 @@
+"""The action expert: a narrow decoder that reads the VLM's keys and values layer by layer.
+
+It is the backbone's own decoder class, as deep, with the same heads for keys and values, but narrower. Its tokens are
+one for the state and one an action of the chunk; each sees the whole prefix, the state token sees itself, action
+tokens see the state and each other (the block-causal attention of pi0, arXiv 2410.24164).
+
+Legend: `B` batch, `T` prefix tokens, `H` horizon (actions a chunk), `A` action size, `S` state size, `W` width.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aegis_policy.network.backbone import Backbone, Prefix
+
+# Periods of the time embedding, in units of flow time: pi0's.
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+
+
+class ActionExpert(nn.Module):
+    """Velocity field of the action chunk, given a prefix.
+
+    Args:
+        backbone: The VLM whose cache is read; only its configuration and decoder class are used.
+        action_size: `A`.
+        state_size: `S`, 0 for none.
+        width_ratio: `W` over the language model's width.
+    """
+
+    def __init__(self, backbone: Backbone, *, action_size: int, state_size: int, width_ratio: float):
+        super().__init__()
+        config = narrow_config(backbone.text_config, width_ratio=width_ratio)
+        width = config.hidden_size
+        self.decoder: Any = type(backbone.decoder)(config)
+        self.decoder.embed_tokens = None  # its inputs are embeddings of state and actions, never tokens
+        self.state_in = nn.Linear(state_size, width) if state_size else None
+        self.action_in = nn.Linear(action_size, width)
+        self.time_mlp = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.action_out = nn.Linear(width, action_size)
+
+    def forward(self, noisy_actions: Tensor, time: Tensor, *, state: Tensor | None, prefix: Prefix) -> Tensor:
+        """Velocity at `noisy_actions`.
+
+        Args:
+            noisy_actions: (B, H, A).
+            time: (B,), 1 is noise and 0 the action.
+            state: (B, S), or None where the policy has no state.
+            prefix: From `Backbone.encode`; not changed.
+
+        Returns:
+            (B, H, A), d(action)/d(time).
+        """
+        tokens = self._embed(noisy_actions, time, state)  # (B, [1 +] H, W)
+        offset = torch.arange(tokens.shape[1], device=tokens.device)
+        hidden = self.decoder(
+            inputs_embeds=tokens,
+            attention_mask=self._mask(prefix.mask, length=tokens.shape[1], dtype=tokens.dtype),
+            position_ids=prefix.next_position[:, None] + offset,
+            past_key_values=prefix.cache(),
+            use_cache=True,
+        ).last_hidden_state
+        return self.action_out(hidden[:, -noisy_actions.shape[1] :])
+
+    def _embed(self, noisy_actions: Tensor, time: Tensor, state: Tensor | None) -> Tensor:
+        actions = self.action_in(noisy_actions)  # (B, H, W)
+        clock = create_sinusoidal_pos_embedding(time, actions.shape[-1], MIN_PERIOD, MAX_PERIOD, device=time.device).to(
+            actions.dtype
+        )
+        tokens = self.time_mlp(torch.cat([actions, clock[:, None].expand_as(actions)], dim=-1))
+        if self.state_in is None:
+            return tokens
+        assert state is not None, "a policy with a state feature is given a state"
+        return torch.cat([self.state_in(state)[:, None], tokens], dim=1)
+
+    def _mask(self, prefix_mask: Tensor, *, length: int, dtype: torch.dtype) -> Tensor:
+        """Additive mask (B, 1, length, T + length): zero where a token may look."""
+        batch = prefix_mask.shape[0]
+        own = torch.ones(length, length, dtype=torch.bool, device=prefix_mask.device)
+        if self.state_in is not None:
+            own[0, 1:] = False
+        seen = torch.cat([prefix_mask[:, None].expand(-1, length, -1), own.expand(batch, -1, -1)], dim=-1)
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[
+            :, None
+        ]
+
+
+def narrow_config(text_config: Any, *, width_ratio: float) -> Any:
+    """The language model's configuration, narrower, with the same depth, head size and key/value heads.
+
+    Where a family derives the head size from the width (Qwen2.5-VL), the number of query heads shrinks with it.
+    """
+    config = deepcopy(text_config)
+    head_size = getattr(text_config, "head_dim", None)
+    if head_size is None:
+        head_size = text_config.hidden_size // text_config.num_attention_heads
+        groups = text_config.num_attention_heads // text_config.num_key_value_heads
+        groups = max(1, int(groups * width_ratio))
+        config.num_attention_heads = groups * text_config.num_key_value_heads
+        config.hidden_size = config.num_attention_heads * head_size
+    else:
+        config.hidden_size = _even(text_config.hidden_size * width_ratio)
+    config.intermediate_size = _even(text_config.intermediate_size * width_ratio)
+    config.vocab_size = 1
+    config.pad_token_id = None
+    return config
+
+
+def _even(size: float) -> int:
+    return max(8, 8 * round(size / 8))
+
+
+def masked_mse(velocity: Tensor, target: Tensor, *, is_pad: Tensor | None) -> Tensor:
+    """Mean squared error a sample over the actions that are no padding.
+
+    Args:
+        velocity: (B, H, A).
+        target: (B, H, A).
+        is_pad: (B, H), true where the chunk reaches past the episode's end; None where nothing does.
+
+    Returns:
+        (B,); 0 for a sample that is all padding.
+    """
+    error = F.mse_loss(velocity.float(), target.float(), reduction="none").mean(dim=-1)  # (B, H)
+    if is_pad is None:
+        return error.mean(dim=-1)
+    valid = (~is_pad).to(error.dtype)
+    return (error * valid).sum(dim=-1) / valid.sum(dim=-1).clamp_min(1)

@@ -1,0 +1,73 @@
+"""Images and a text -> the inputs of a VLM, through the VLM's own processor.
+
+A processor with a chat template gets one user turn (images, then text); one without (PaliGemma) gets its image
+tokens and the bare text. Policy, anchor and probes all come through here, so that the model is trained, anchored and
+asked in one and the same form.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor
+
+from aegis_policy.network.backbone import resolve_backbone
+
+
+@lru_cache(maxsize=4)
+def load_processor(name: str, *, revision: str | None = None) -> Any:
+    """The processor (image processor and tokenizer) of backbone `name`.
+
+    Raises:
+        ValueError: If the folder or hub id has none.
+    """
+    try:
+        return AutoProcessor.from_pretrained(resolve_backbone(name), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Cannot load the processor of backbone {name!r}: it needs a tokenizer and an image processor in its "
+            f"folder or on the hub. Underlying error: {error}"
+        ) from error
+
+
+def encode_prompts(
+    processor: Any,
+    images: Sequence[Sequence[Any]],
+    texts: Sequence[str],
+    *,
+    padding_side: str = "right",
+) -> dict[str, Tensor]:
+    """Turns B prompts into model inputs, padded to the longest.
+
+    Args:
+        processor: From `load_processor`.
+        images: One list of images a prompt (PIL, or uint8 tensors (3, height, width)), all lists of equal length.
+        texts: B instructions or questions.
+        padding_side: `"right"` for a prefix that is read, `"left"` for one that is continued by `generate`.
+
+    Returns:
+        The processor's tensors: `input_ids` and `attention_mask` (B, T), `pixel_values` and whatever else the model
+        takes.
+
+    Raises:
+        ValueError: If the numbers of prompts differ or a prompt has no image.
+    """
+    counts = {len(one) for one in images}
+    if len(images) != len(texts) or len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"Each prompt needs one text and the same number of images, at least one: got {len(texts)} texts and "
+            f"image counts {[len(one) for one in images]}."
+        )
+    prompts = [_prompt(processor, text, count=counts.copy().pop()) for text in texts]
+    processor.tokenizer.padding_side = padding_side
+    inputs = processor(text=prompts, images=[list(one) for one in images], padding=True, return_tensors="pt")
+    return {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor) and k != "labels"}
+
+
+def _prompt(processor: Any, text: str, *, count: int) -> str:
+    if getattr(processor, "chat_template", None) is None:
+        return processor.image_token * count + text
+    content = [*({"type": "image"} for _ in range(count)), {"type": "text", "text": text}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

@@ -1,0 +1,35 @@
+"""LeRobot's configuration of `AegisAdamW`, the optimizer that keeps the anchor in `step()`."""
+
+from dataclasses import dataclass
+
+import torch
+from lerobot.optim import OptimizerConfig
+from lerobot.optim.optimizers import OptimizerParams
+
+from aegis_policy.aegis import AegisAdamW
+
+PROJECTIONS = ("subspace", "gradient", "update")
+
+
+@OptimizerConfig.register_subclass("aegis_adamw")
+@dataclass
+class AegisAdamWConfig(OptimizerConfig):
+    """AdamW whose steps respect the anchor; a plain AdamW for parameters that no group protects."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 1e-10
+    grad_clip_norm: float = 1.0
+    projection: str = "subspace"
+
+    def build(self, params: OptimizerParams) -> torch.optim.Optimizer:
+        """The optimizer over the groups of `AegisVLAPolicy.get_optim_params`."""
+        return AegisAdamW(
+            params,
+            lr=self.lr,
+            betas=(self.betas[0], self.betas[1]),
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            projection=self.projection,
+        )

@@ -1,0 +1,119 @@
+"""Observations -> what the VLM reads, through the VLM's own processor; actions back to the robot's units."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lerobot.configs import PipelineFeatureType, PolicyFeature
+from lerobot.lerobot_types import PolicyAction, TransitionKey
+from lerobot.processor import (
+    ObservationProcessorStep,
+    PolicyProcessorPipeline,
+    ProcessorStepRegistry,
+    make_default_policy_processor_steps,
+    make_policy_processor_pipelines,
+)
+from torch import Tensor
+
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.network.prompt import encode_prompts, load_processor
+
+VLM_INPUT = "observation.vlm."  # prefix of the batch keys that hold the processor's tensors
+
+
+@dataclass
+@ProcessorStepRegistry.register(name="aegis_vlm_inputs")
+class VLMInputsProcessorStep(ObservationProcessorStep):
+    """Adds the VLM's inputs for all cameras and the instruction under `observation.vlm.*`.
+
+    Attributes:
+        backbone: Whose processor to use.
+        image_keys: Cameras in the order in which the prompt shows them.
+        revision: Of a hub id.
+    """
+
+    backbone: str
+    image_keys: list[str]
+    revision: str | None = None
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Runs the processor on the batch.
+
+        Raises:
+            ValueError: If a camera or the instruction is missing.
+        """
+        missing = [key for key in self.image_keys if key not in observation]
+        if missing:
+            raise ValueError(
+                f"The policy was built for the cameras {self.image_keys}; the observation lacks {missing} and has "
+                f"{sorted(k for k in observation if 'image' in k)}. Rename cameras with --rename_map or "
+                "train with the cameras that the robot has."
+            )
+        images = [_to_uint8(observation[key]) for key in self.image_keys]
+        processor = load_processor(self.backbone, revision=self.revision)
+        inputs = encode_prompts(
+            processor,
+            [list(views) for views in zip(*images, strict=True)],
+            self._instructions(len(images[0])),
+        )
+        device = images[0].device
+        return {**observation, **{VLM_INPUT + key: value.to(device) for key, value in inputs.items()}}
+
+    def _instructions(self, batch: int) -> list[str]:
+        task = (self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
+        if task is None:
+            raise ValueError(
+                "aegis_vla needs a language instruction for each sample: the batch has no `task`. A LeRobotDataset "
+                "carries it with every frame; on a robot pass it with --task."
+            )
+        tasks = [task] if isinstance(task, str) else list(task)
+        if len(tasks) == 1:
+            tasks = tasks * batch
+        if len(tasks) != batch:
+            raise ValueError(f"Each sample needs one instruction: got {len(tasks)} for {batch} observations.")
+        return tasks
+
+    def get_config(self) -> dict[str, Any]:
+        """What the checkpoint stores of this step."""
+        return {"backbone": self.backbone, "image_keys": self.image_keys, "revision": self.revision}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        """The policy's own features do not change."""
+        return features
+
+
+def _to_uint8(image: Tensor) -> Tensor:
+    """(B, [1,] 3, height, width), float in [0, 1] or uint8 -> uint8 (B, 3, height, width)."""
+    if image.ndim == 5:
+        image = image[:, -1]
+    if image.dtype == torch.uint8:
+        return image
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def make_aegis_vla_pre_post_processors(
+    config: AegisVLAConfig,
+    dataset_stats: dict[str, dict[str, Tensor]] | None = None,
+) -> tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
+]:
+    """The pipelines around the policy: batch, VLM inputs, device, normalisation; and back."""
+    steps = make_default_policy_processor_steps(config, dataset_stats)
+    vlm_inputs = VLMInputsProcessorStep(
+        backbone=config.backbone,
+        image_keys=list(config.image_features),
+        revision=config.backbone_revision,
+    )
+    return make_policy_processor_pipelines(
+        input_steps=[
+            steps.rename_observations,
+            steps.add_batch_dim,
+            vlm_inputs,
+            steps.to_device,
+            steps.normalize,
+        ],
+        output_steps=[steps.unnormalize, steps.to_cpu],
+    )
