@@ -348,7 +348,7 @@ class AegisAdamW(torch.optim.AdamW):
             return
         for p, projector in zip(params, projectors or [], strict=True):
             if projector is not None:
-                self._projectors[p] = projector.detach()
+                self._projectors[p] = projector
         shared = {id(p): closed_share(p) for p in self._projectors.values()}
         shares = [shared[id(p)] for p in self._projectors.values()]
         self._closed_share = sum(shares) / max(len(shares), 1)
@@ -376,7 +376,8 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _mean(values: list[Tensor]) -> float:
-    return torch.stack([v.double().cpu() for v in values]).mean().item()
+    device = values[0].device
+    return torch.stack([v.to(device=device, dtype=torch.float32) for v in values]).mean().item()
 
 
 def _no_projector(layer: str, p: Tensor) -> str:

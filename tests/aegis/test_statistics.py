@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aegis_policy.aegis import ActivationStatistics, SecondMoment
+
+# float64 sums over at most a few hundred tokens: a handful of roundings of 1e-16, relative to the largest entry.
+FLOAT64 = 1e-12
+
+
+def batches(seed: int, sizes: list[int], width: int, offset: float) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [offset + torch.randn(n, width, generator=generator, dtype=torch.float64) for n in sizes]
+
+
+def statistics_of(parts: list[torch.Tensor]) -> ActivationStatistics:
+    statistics = ActivationStatistics(parts[0].shape[-1])
+    for part in parts:
+        statistics.update(part)
+    return statistics
+
+
+def test_two_tokens_by_hand() -> None:
+    statistics = ActivationStatistics(2)
+    statistics.update(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert statistics.mean.tolist() == [2.0, 5.0]
+    assert statistics.std.tolist() == [1.0, 0.0]  # population: divided by n, not n - 1
+    assert statistics.count == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda s: sum(s) > 0),
+    width=st.integers(1, 5),
+    offset=st.sampled_from([0.0, -3.0, 1e4]),
+)
+def test_streaming_in_any_batches_and_order_equals_all_tokens_at_once(
+    seed: int, sizes: list[int], width: int, offset: float
+) -> None:
+    parts = batches(seed, sizes, width, offset)
+    everything = torch.cat(parts).numpy()
+    for order in (parts, parts[::-1]):
+        statistics = statistics_of(order)
+        assert statistics.count == len(everything)
+        np.testing.assert_allclose(statistics.mean, everything.mean(0), rtol=FLOAT64, atol=FLOAT64)
+        np.testing.assert_allclose(statistics.std, everything.std(0), rtol=1e-8, atol=FLOAT64 * max(1, abs(offset)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), sizes=st.tuples(*[st.integers(1, 6)] * 3))
+def test_merging_is_associative_and_commutative(seed: int, sizes: tuple[int, ...]) -> None:
+    def merged(*parts: ActivationStatistics) -> ActivationStatistics:
+        total = ActivationStatistics(3)
+        for part in parts:
+            total.merge(part)
+        return total
+
+    a, b, c = (statistics_of([part]) for part in batches(seed, list(sizes), 3, offset=2.0))
+    left, right, swapped = merged(merged(a, b), c), merged(a, merged(b, c)), merged(c, b, a)
+    for other in (right, swapped):
+        assert other.count == left.count
+        torch.testing.assert_close(other.mean, left.mean, rtol=FLOAT64, atol=FLOAT64)
+        torch.testing.assert_close(other.std, left.std, rtol=FLOAT64, atol=FLOAT64)
+
+
+def test_the_variance_of_a_channel_far_from_zero_does_not_cancel() -> None:
+    # E[y^2] - E[y]^2 loses every digit here even in float64: 1e18 has a spacing of 128.
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+    statistics = statistics_of(list((1e9 + noise).split(100)))
+    # The inputs themselves are rounded to 1e-7 at 1e9.
+    torch.testing.assert_close(statistics.std, noise.std(0, correction=0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", [ActivationStatistics, SecondMoment])
+@pytest.mark.parametrize("padding", [0.0, 1e30, float("nan"), float("inf")])
+def test_masked_tokens_have_no_influence_whatever_stands_there(kind: type, padding: float) -> None:
+    x = torch.randn(3, 5, 4)
+    padded = torch.cat([x, torch.full((3, 2, 4), padding)], dim=1)
+    mask = torch.tensor([1, 1, 1, 1, 1, 0, 0]).expand(3, 7)
+    plain, masked = kind(4), kind(4)
+    plain.update(x)
+    masked.update(padded, mask)
+    assert plain.count == masked.count == 15
+    if kind is SecondMoment:
+        assert torch.equal(plain.value, masked.value)
+    else:
+        assert torch.equal(plain.mean, masked.mean)
+        assert torch.equal(plain.std, masked.std)
+
+
+def test_a_fully_masked_batch_changes_nothing() -> None:
+    for moments in (ActivationStatistics(4), SecondMoment(4)):
+        moments.update(torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool))
+        assert moments.count == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_the_second_moment_is_the_mean_outer_product_in_any_batches(seed: int, sizes: list[int]) -> None:
+    parts = batches(seed, sizes, 4, offset=0.5)
+    everything = torch.cat(parts).numpy()
+    streamed, merged = SecondMoment(4), SecondMoment(4)
+    for part in parts:
+        streamed.update(part)
+        alone = SecondMoment(4)
+        alone.update(part)
+        merged.merge(alone)
+    expected = everything.T @ everything / len(everything)
+    for moment in (streamed, merged):
+        np.testing.assert_allclose(moment.value, expected, rtol=FLOAT64, atol=FLOAT64)
+        assert torch.equal(moment.value, moment.value.T)
+
+
+def test_half_precision_inputs_are_summed_in_full_precision() -> None:
+    # 4096 tokens of 1: a bfloat16 sum stops growing at 256.
+    ones = torch.ones(4096, 2, dtype=torch.bfloat16)
+    statistics, moment = ActivationStatistics(2), SecondMoment(2)
+    statistics.update(ones)
+    moment.update(ones)
+    assert statistics.mean.tolist() == [1.0, 1.0]
+    assert moment.value.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_errors_teach() -> None:
+    statistics = ActivationStatistics(4)
+    with pytest.raises(ValueError, match=r"\(\.\.\., 4\); received \(2, 3\)"):
+        statistics.update(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="one entry a token"):
+        statistics.update(torch.zeros(2, 3, 4), torch.ones(2, 4))
+    with pytest.raises(ValueError, match="call update"):
+        _ = statistics.mean
+    with pytest.raises(ValueError, match="call update"):
+        _ = SecondMoment(3).value
+    with pytest.raises(ValueError, match="one width"):
+        statistics.merge(ActivationStatistics(5))
+    with pytest.raises(ValueError, match="one width"):
+        SecondMoment(3).merge(SecondMoment(4))
