@@ -2,9 +2,9 @@
 
     python examples/plain_torch.py
 
-An MLP learns to classify (the knowledge), then to regress on other inputs (the new task) in three ways that differ in the
-optimizer alone: AdamW on everything, AdamW on the new head only, AegisAdamW on everything. The old head is not trained
-again, so what the classifier still gets right is what the backbone has kept.
+An MLP learns to classify (the knowledge), then to regress on other inputs (the new task) in three ways that
+differ in the optimizer alone: AdamW on everything, AdamW on the new head only, AegisAdamW on everything. The old
+head is not trained again, so what the classifier still gets right is what the backbone has kept.
 """
 
 import copy

@@ -13,8 +13,8 @@ def test_the_plain_torch_example_shows_what_it_says() -> None:
     kept, error = {}, {}
     for name in ("naive", "head_only", "aegis"):
         net = copy.deepcopy(start)
-        example["finetune"](net, example[name](net), steps=300)
+        example["finetune"](net, example[name](net), steps=600)
         kept[name], error[name] = example["scores"](net)
-    assert kept["naive"] < known - 0.3  # otherwise there is nothing to protect from
+    assert kept["naive"] < known - 0.2  # otherwise there is nothing to protect from
     assert kept["aegis"] > known - 0.03
     assert error["aegis"] < error["head_only"] / 2  # and the backbone does learn
