@@ -1,8 +1,9 @@
 """One demonstration: an expert plays one episode, possibly disturbed.
 
-With noise, the arm executes `a + n`, `n ~ N(0, noise^2)` on each arm joint, while the expert's undisturbed `a` is
-recorded (DART, arXiv 1703.09327). The data then holds states a little off the expert's path together with the way back,
-which is what a policy with small errors of its own needs.
+With noise, the arm executes `a + s n`, `n ~ N(0, noise^2)` on each arm joint, while the expert's undisturbed `a` is
+recorded (DART, arXiv 1703.09327). The data then holds states off the expert's path together with the way back, which is
+what a policy with errors of its own needs. The scale `s` is 1 in free space and fades with the gripper's height to
+`TABLE_SCALE` at the table: where it works on an object, what would be a detour above ruins the episode.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from aegis_envs.experts import EXPERTS, Arm
 from aegis_envs.kinematics import ArmKinematics
 from aegis_envs.units import GRIPPER
 
+TABLE_SCALE = 0.15
+FREE_HEIGHT = 0.06  # metres of the fingertips above the table from which on the disturbance is whole
 ATTEMPTS = 50  # episodes that an expert may fail in a row before something must be wrong
 
 
@@ -41,7 +44,7 @@ def attempt(env: TabletopEnv, kinematics: ArmKinematics, *, seed: int, noise: fl
         env: The environment; it is reset.
         kinematics: The arm's inverse kinematics, shared between episodes.
         seed: The episode.
-        noise: Standard deviation of the disturbance of each arm joint, degrees.
+        noise: Standard deviation of the disturbance of each arm joint in free space, degrees.
     """
     observation, _ = env.reset(seed=seed)
     disturbance = np.random.default_rng([seed, 1])
@@ -50,7 +53,9 @@ def attempt(env: TabletopEnv, kinematics: ArmKinematics, *, seed: int, noise: fl
     while True:
         action = next(expert).astype(np.float32)
         frames.append(Frame(observation, action))
-        executed = action + disturbance.normal(0.0, noise, action.shape).astype(np.float32)
+        height = env.simulation.site("tip")[0][2]
+        scale = np.clip(height / FREE_HEIGHT, TABLE_SCALE, 1.0)
+        executed = action + disturbance.normal(0.0, noise * scale, action.shape).astype(np.float32)
         executed[GRIPPER] = action[GRIPPER]  # a grasp that slips is no small error
         observation, _, terminated, truncated, info = env.step(executed)
         if terminated or truncated:

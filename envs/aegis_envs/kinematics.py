@@ -8,7 +8,7 @@ solution is the near one.
 import mink
 import numpy as np
 
-from aegis_envs.robot import HOME_DEGREES, robot_spec
+from aegis_envs.robot import HOME_DEGREES, SITES, robot_spec
 from aegis_envs.units import GRIPPER, Array, to_radians
 
 _ITERATIONS = 12
@@ -35,7 +35,7 @@ class ArmKinematics:
                 orientation_cost=[_TILT_COST, _TILT_COST, _YAW_COST if has_yaw else 0.0],
                 lm_damping=1e-6,
             )
-            for site in ("tip", "grasp")
+            for site in SITES
             for has_yaw in (False, True)
         }
 
@@ -44,7 +44,7 @@ class ArmKinematics:
 
         Args:
             joints: Where to start, (6,) in radians; the gripper's joint is left as it is.
-            site: `"tip"` or `"grasp"`.
+            site: one of robot.py's `SITES`.
             position: Where to, (3,) in metres.
             yaw: Direction of the closing axis in the table's plane, radians; any if None.
         """

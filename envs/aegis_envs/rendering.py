@@ -4,6 +4,7 @@ A renderer holds an OpenGL context. It is made when the first image is asked for
 worker processes of a vector environment never inherit one), and closed explicitly.
 """
 
+import atexit
 import os
 
 import mujoco
@@ -46,9 +47,7 @@ class Cameras:
 
     def close(self) -> None:
         """Frees the OpenGL contexts. Images may be asked for again afterwards."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        _close_all(self._renderers)
 
     def _renderer(self, size: int) -> mujoco.Renderer:
         if size not in self._renderers:
@@ -59,12 +58,20 @@ class Cameras:
                     "MuJoCo has no OpenGL to draw with. On a machine without a screen set MUJOCO_GL=egl (or osmesa) "
                     f"before Python starts; it is {os.environ.get('MUJOCO_GL')!r}."
                 ) from error
+            # For whoever forgets to close. Registered after MuJoCo's own exit handler, thus run before it ends EGL.
+            atexit.register(_close_all, self._renderers)
         return self._renderers[size]
 
     def _update(self, renderer: mujoco.Renderer, data: mujoco.MjData, camera: str) -> None:
         renderer.update_scene(data, camera=camera, scene_option=self._option)
         for flag in _EXPENSIVE:
             renderer.scene.flags[flag] = 0
+
+
+def _close_all(renderers: dict[int, mujoco.Renderer]) -> None:
+    for renderer in renderers.values():
+        renderer.close()
+    renderers.clear()
 
 
 def project(model: mujoco.MjModel, data: mujoco.MjData, camera: str, point: NDArray[np.float64]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ would be in the way of questions about yellow and orange objects.
 
 The gripper body's frame: x from the fixed jaw towards the moving jaw, -z towards the fingertips. Sites:
     tip     between the fingertips when they are closed: what touches
+    fork    between the fingertips when they are a little apart: what pushes
     grasp   in the middle of the opening that fits an object: what closes around it
 """
 
@@ -17,6 +18,8 @@ from so101_nexus import get_so101_mujoco_model_path
 from aegis_envs.meshes import light_mesh
 
 HOME_DEGREES = (0.0, -75.0, 60.0, 75.0, 0.0, 10.0)  # retracted, out of the front camera's view of the table
+
+SITES = ("tip", "fork", "grasp")
 
 _PLASTIC = (0.86, 0.86, 0.88, 1.0)
 _MOTOR = (0.16, 0.16, 0.18, 1.0)
@@ -40,6 +43,7 @@ def robot_spec() -> mujoco.MjSpec:
         material.rgba = _MOTOR if material.name.startswith("sts3215") else _PLASTIC
     gripper = spec.body("gripper")
     gripper.add_site(name="tip", pos=(-0.0065, 0.0, -0.1025), group=4)
+    gripper.add_site(name="fork", pos=(0.001, 0.0, -0.1015), group=4)
     gripper.add_site(name="grasp", pos=(0.0125, 0.0, -0.0975), group=4)
     return spec
 

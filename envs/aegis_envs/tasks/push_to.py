@@ -10,7 +10,7 @@ from aegis_envs.tasks.task import TARGET, Task, Verdict, another_on_disc, on_dis
 
 STAND_OFF = 0.045  # metres behind the object where pushing starts
 _CORRIDOR = 0.05  # metres that must be free on both sides of the way
-_REACH = (0.105, 0.255)  # metres from the pan axis: where the gripper can stand upright on the table
+_REACH = (0.12, 0.255)  # metres from the pan axis: where the gripper can stand upright on the table
 _LIFTED = 0.015  # metres: more than a cube's centre rises when it tips over an edge
 _AT_REST = 0.10  # m/s
 
