@@ -48,8 +48,9 @@ class AegisAdamW(torch.optim.AdamW):
 
     In "gradient" and "update" the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
     None. Its scale is free (loss scaling does not matter). A parameter whose `anchor_grad` is None does not
-    influence the penalty and is left as it is; a layer that has none at all is an error. Under
-    torch.distributed the anchor gradients are averaged over all ranks first, so that replicas agree.
+    influence the penalty and takes AdamW's own step; a layer that has none at all is an error. Where
+    torch.distributed is initialised the anchor gradients are first averaged over all ranks, so that replicas
+    agree; each rank must set them for the same parameters.
 
     State beyond AdamW's: the projectors (they follow their parameter's device) and the last step's reports.
 

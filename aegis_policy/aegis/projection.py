@@ -1,19 +1,17 @@
 """The projection of one layer's task gradient onto the half-space that respects the anchor (arXiv 2604.16067).
 
-All parameters of a layer are one vector. With `g` the task's and `a` the anchor penalty's gradient, d = <g,
-a>:
+All parameters of a layer are one vector. With `g` the task's and `a` the anchor penalty's gradient, `d = <g, a>`:
 
     d < 0 (a step along -g raises the penalty):   g <- g - d / ||a||^2 a,  so that <g, a> = 0
     otherwise, and where a = 0:                   g as it is, bit for bit
 
-Deviation from the paper: no epsilon in the denominator. It would leave `<g, a> = d eps / (||a||^2 + eps) <
-0`, nearly all of the conflict when the anchor gradient is small. Instead `a` is first divided by its largest
-absolute entry (the result does not depend on the scale of `a`), so that a gradient of 1e-20, whose square is
-no float32 number, projects as well as one of 1.
+Deviation from the paper: no epsilon in the denominator. It would leave `<g, a> = d eps / (||a||^2 + eps) < 0`, nearly
+all of the conflict when the anchor gradient is small. Instead everything runs in float64, where a gradient of 1e-20,
+whose square is no float32 number, projects as well as one of 1 (on MPS, which has no float64, in float32 after `a` is
+divided by its largest absolute entry). The result does not depend on the scale of `a`.
 
-Inner products are sums in float64 (float32 on MPS). The projected gradient is rounded once to the task
-gradient's dtype, which may bring back `<g, a> >= -eps(dtype) ||g|| ||a||` and no more. NaN or inf in either
-gradient makes the result NaN: loud, not open.
+The projected gradient is rounded once to the task gradient's dtype, which may bring back
+`<g, a> >= -eps(dtype) ||g|| ||a||` and no more. NaN or inf in the anchor gradient makes the result NaN: loud, not open.
 """
 
 from collections.abc import Sequence
@@ -61,13 +59,14 @@ def project_layer(
     """
     _check(task_grads, anchor_grads)
     dtype = accumulation_dtype(task_grads[0].device)
-    anchors = _unit_scaled(anchor_grads, dtype)
+    anchors = _without_underflow([a.detach().to(dtype) for a in anchor_grads])
     dot, task_square, anchor_square = _products(task_grads, anchors, dtype)
 
-    conflict = ~(dot >= 0)  # true for NaN
+    # Written so that an anchor gradient that is not finite counts as a conflict and turns the result into NaN.
+    conflict = ~((dot >= 0) & anchor_square.isfinite())
     coefficient = dot / torch.where(anchor_square > 0, anchor_square, 1.0)
     projected = [
-        torch.where(conflict, (g.to(dtype) - coefficient * a).to(g.dtype), g)
+        torch.where(conflict, torch.addcmul(g.detach().to(dtype), a, -coefficient).to(g.dtype), g)
         for g, a in zip(task_grads, anchors, strict=True)
     ]
 
@@ -78,12 +77,13 @@ def project_layer(
     return projected, ProjectionReport(conflict, cosine, energy_shed)
 
 
-def _unit_scaled(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The tensors divided by their common largest absolute entry (by 1 if all are zero)."""
-    wide = [t.detach().to(dtype) for t in tensors]
-    largest = torch.stack(torch._foreach_norm(wide, float("inf"))).max()
+def _without_underflow(anchors: list[Tensor]) -> list[Tensor]:
+    """The anchor gradient at a scale at which its square is a number; the projection does not depend on the scale."""
+    if anchors[0].dtype == torch.float64:  # the square of the smallest float32 number is far inside float64
+        return anchors
+    largest = torch.stack([a.abs().amax() for a in anchors]).amax()
     scale = torch.where(largest == 0, 1.0, largest)
-    return [t / scale for t in wide]
+    return [a / scale for a in anchors]
 
 
 def _products(tasks: Sequence[Tensor], anchors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
