@@ -20,6 +20,7 @@ from typing import IO, Any
 POLL_S = 0.5
 TAIL_BYTES = 8192
 TAIL_LINES = 25
+_COMMAND = "# command: "  # before each attempt's output in a log
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Job:
 
     @property
     def marker(self) -> Path:
-        """Exists once the job has succeeded; holds the command and its duration."""
+        """Exists once the job has succeeded; holds the first attempt's command and the last one's duration."""
         return self.folder / "done.json"
 
     @property
@@ -167,6 +168,13 @@ def remaining_seconds(jobs: Sequence[Job], running: Sequence[Running], *, worker
     return max(sum(left) / workers, max(left, default=0.0))
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _check(jobs: Sequence[Job]) -> None:
     names = [job.name for job in jobs]
     if len(set(names)) != len(names):
@@ -182,7 +190,7 @@ def _start(job: Job, environment: dict[str, str]) -> Running:
     with job.log.open("a") as log:
         job.prepare(log)
         command = job.command()
-        log.write(f"\n# {shlex.join(command)}\n")
+        log.write(f"\n{_COMMAND}{shlex.join(command)}\n")
         log.flush()
         process = subprocess.Popen(
             command,
@@ -199,11 +207,17 @@ def _finish(one: Running) -> None:
     status = one.process.returncode
     if status != 0:
         raise JobFailed(one.job, one.command, status)
-    content = {"command": shlex.join(one.command), "seconds": round(one.seconds, 1)}
+    content = {"command": _first_command(one.job), "seconds": round(one.seconds, 1)}
     # Written beside and moved: a marker is whole or not there.
     part = one.job.marker.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(one.job.marker)
+
+
+def _first_command(job: Job) -> str:
+    """What started the job from nothing; a resumed job's later commands depend on what that left."""
+    with job.log.open(errors="replace") as log:
+        return next(line.removeprefix(_COMMAND).rstrip("\n") for line in log if line.startswith(_COMMAND))
 
 
 def _end_all(running: Sequence[Running]) -> None:

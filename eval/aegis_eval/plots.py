@@ -129,6 +129,16 @@ def knowledge_against_success(study: Study) -> Plot | None:
                 color=REFERENCE,
                 fontsize=9,
             )
+        if study.chance is not None:
+            axes.axhline(study.chance, color=REFERENCE, linestyle=(0, (1, 2)), linewidth=1.4)
+            axes.annotate(
+                "chance",
+                (0.0, study.chance),
+                xytext=(4, 3),
+                textcoords="offset points",
+                color=REFERENCE,
+                fontsize=9,
+            )
         for place, arm in shown:
             _cross(axes, arm, arm.probes[probe].family(), place)
         axes.set_xlim(0, 1.03)
@@ -218,6 +228,6 @@ def _svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     for stand_in, variable in _VARIABLES.items():
         svg = svg.replace(stand_in, f"var({variable})")
-    for prefix in ("figure_", "axes_", "matplotlib.axis_", "patch_", "line2d_", "text_", "legend_"):
-        svg = svg.replace(f'id="{prefix}', f'id="{name}_{prefix}')
+    for before in ('id="', 'href="#', "url(#"):  # ids, and what refers to them
+        svg = svg.replace(before, f"{before}{name}-")
     return svg

@@ -89,7 +89,8 @@ class Study:
         reference: The untouched backbone.
         arms: The trained arms; the first is what the others are compared with.
         probes: Probe name -> what it asks.
-        chance: Success of acting without looking; None if not measured.
+        chance: Success rate of acting without reading the instruction; None if unknown.
+        chance_note: Where that number comes from, in a sentence.
         facts: What is needed to judge or repeat it: seeds, counts, versions, machine, commit.
         commands: (name, command, seconds) of everything that ran.
     """
@@ -99,7 +100,8 @@ class Study:
     reference: Arm
     arms: list[Arm]
     probes: dict[str, str]
-    chance: list[bool] | None = None
+    chance: float | None = None
+    chance_note: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     commands: list[tuple[str, str, float]] = field(default_factory=list)
 
