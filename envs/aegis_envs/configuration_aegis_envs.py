@@ -95,7 +95,7 @@ class AegisTabletopEnv(EnvConfig):
         for task in parse_tasks(self.task or ""):
             make = partial(
                 gym.make,
-                self.gym_id,
+                f"aegis_envs:{self.gym_id}",  # a worker process has yet to import what registers it
                 task=task.name,
                 disable_env_checker=self.disable_env_checker,
                 **self.gym_kwargs,
