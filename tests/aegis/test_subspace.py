@@ -11,7 +11,7 @@ def inputs(seed: int, tokens: int, width: int, rank: int, dtype: torch.dtype = t
     """(tokens, width), spanning `rank` directions of falling energy."""
     generator = torch.Generator().manual_seed(seed)
     factors = torch.randn(tokens, rank, generator=generator, dtype=torch.float64)
-    directions = torch.randn(rank, width, generator=generator, dtype=torch.float64)
+    directions = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))[0].T
     falling = torch.logspace(0, -1, rank, dtype=torch.float64)
     return ((factors * falling) @ directions).to(dtype)
 
