@@ -40,8 +40,8 @@ _SPEC = "anchor_spec"
 class AegisVLAPolicy(PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
-    State beside the weights: the anchor and the number of training steps (both in the checkpoint), the queue of
-    actions still to be carried out, and the monitor's last scores.
+    State beside the weights: the anchor, the number of training steps and the seed of their noise (all in the
+    checkpoint), the queue of actions still to be carried out, and the monitor's last scores.
     """
 
     config_class = AegisVLAConfig
@@ -61,6 +61,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         )
         self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("noise_seed", torch.randint(2**31, ()))
         self.anchor: GaussianAnchor | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
@@ -101,8 +102,9 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if training and self._protection is not None:
             self._protection.require_attached()
         action = batch[ACTION]
-        noise = sample_noise(action.shape, action.device) if noise is None else noise
-        time = sample_time(len(action), action.device) if time is None else time
+        if noise is None or time is None:
+            drawn_noise, drawn_time = self._draw(action)
+            noise, time = drawn_noise if noise is None else noise, drawn_time if time is None else time
         noisy, target = interpolate(action, noise, time)
         with watch_outputs(self.backbone.layers()) as outputs:
             prefix = self._encode(batch)
@@ -114,6 +116,18 @@ class AegisVLAPolicy(PreTrainedPolicy):
             self._protection.set_anchor_gradient(distances.sum())
         metrics = self._metrics(losses, distances)
         return (losses if reduction == "none" else _mean_over_actions(losses, batch)), metrics
+
+    def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and times of this training step.
+
+        A function of the run's seed, the step and the rank, not of how often somebody has drawn before: so a resumed
+        run trains on the noise of the uninterrupted one.
+        """
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        devices = [] if action.device.type == "cpu" else [action.device]
+        with torch.random.fork_rng(devices, device_type="cuda" if not devices else action.device.type):
+            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank)))
+            return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
     def _encode(self, batch: dict[str, Tensor]) -> Prefix:
         inputs = {k.removeprefix(VLM_INPUT): v for k, v in batch.items() if k.startswith(VLM_INPUT)}
