@@ -31,7 +31,7 @@ _HOME_JITTER = 4.0  # degrees, and gripper percent, by which the arm's start var
 _MAX_IMAGE_SIZE = 1024
 
 
-class TabletopEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
+class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
     """One arm, a few objects, one instruction an episode.
 
     Args:
@@ -132,7 +132,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
         self._steps = 0
         return self._observation(), self._info(Verdict.ONGOING)
 
-    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Moves the servos' targets to `action` (6,), clipped to their ranges, for one control step.
 
         Raises:

@@ -160,9 +160,7 @@ def _grasp(arm: Arm) -> Expert:
             if aside < 0.007 and site[2] - low < 0.005:
                 break
             height = min(low + 4.0 * max(aside - 0.005, 0.0), _HOVER)
-            yield arm.towards(
-                np.array([*thing[:2], height]), site="grasp", gripper=OPEN, yaw=_grasp_yaw(simulation)
-            )
+            yield arm.towards(np.array([*thing[:2], height]), site="grasp", gripper=OPEN, yaw=_grasp_yaw(simulation))
         for _ in range(_CLOSE_STEPS):
             yield arm.towards(np.array([*site[:2], low]), site="grasp", gripper=CLOSED)
 
