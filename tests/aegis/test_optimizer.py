@@ -100,7 +100,7 @@ def test_without_conflict_a_protected_layer_takes_adamws_step_bit_for_bit(projec
     params = parameters(0, (4, 3), (3,))
     with torch.no_grad():
         for p in params:
-            p *= 1e-3  # smaller than a step, so that weight - (weight - after) would not round to after
+            p.mul_(1e-3)  # smaller than a step, so that weight - (weight - after) would not round to after
     plain = [copy.deepcopy(p) for p in params]
     optimizer, reference = optimizer_for(params, projection), torch.optim.AdamW(plain, LR, BETAS, EPS, DECAY)
     for step in range(5):

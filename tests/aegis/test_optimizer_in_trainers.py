@@ -148,12 +148,14 @@ def test_low_precision_matrix_products_are_suspended_for_the_projection_and_rest
         [{"params": [weight], "layer": "l", "projectors": [projector]}], lr=1.0, projection="subspace"
     )
     weight.grad = torch.randn(64, 64)
+    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
     previous = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
+        flags = [b.matmul.fp32_precision for b in backends]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             optimizer.step()
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert [b.matmul.fp32_precision for b in backends] == flags
     finally:
         torch.set_float32_matmul_precision(previous)
     # A step of size 1 an entry; bfloat16 would leave about 1e-2 of it in the closed directions, float32 1e-6.
