@@ -68,7 +68,7 @@ def _settings(arguments: argparse.Namespace) -> DemoSettings:
     base = quick(arguments.out, arguments.seed) if arguments.quick else DemoSettings(arguments.out, arguments.seed)
     given = {
         name: value
-        for name in ("steps", "episodes", "eval_episodes")
+        for name in ("backbone", "steps", "episodes", "eval_episodes")
         if (value := getattr(arguments, name)) is not None
     }
     for name in ("workers", "threads"):
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     workers = min(MAX_WORKERS, available_cores())
     parser.add_argument("--out", type=Path, default=default.out, help=f"output folder (default: {default.out})")
     parser.add_argument("--seed", type=int, default=default.seed, help=f"seed (default: {default.seed})")
+    parser.add_argument("--backbone", help=f"folder of another vision-language model (default: {default.backbone})")
     parser.add_argument("--steps", type=int, help=f"training steps an arm (default: {default.steps})")
     parser.add_argument("--episodes", type=int, help=f"demonstrations (default: {default.episodes})")
     parser.add_argument("--eval-episodes", type=int, help=f"rollouts an arm (default: {default.eval_episodes})")

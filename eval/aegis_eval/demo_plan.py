@@ -61,7 +61,8 @@ class DemoSettings:
 
     Attributes:
         out: Output folder.
-        seed: Of recording, training and questions.
+        seed: Of recording and training.
+        backbone: `"nano"`, or the folder of another image-text-to-text model.
         steps: Training steps an arm.
         episodes: Demonstrations.
         eval_episodes: Rollouts an arm.
@@ -76,6 +77,7 @@ class DemoSettings:
 
     out: Path = Path("outputs/demo")
     seed: int = 1000
+    backbone: str = NANO
     steps: int = 1200
     episodes: int = 300
     eval_episodes: int = 100
@@ -141,7 +143,7 @@ def plan(settings: DemoSettings) -> list[Job]:
     return [
         _record(settings),
         _build_anchor(settings),
-        _probe(settings, "pretrained", checkpoint=NANO, needs=()),
+        _probe(settings, "pretrained", checkpoint=settings.backbone, needs=()),
         *[_train(settings, arm) for arm in trained],
         *[
             job
@@ -179,7 +181,7 @@ def _record(settings: DemoSettings) -> Job:
 def _build_anchor(settings: DemoSettings) -> Job:
     command = [
         lerobot_script("aegis-anchor"),
-        f"--backbone={NANO}",
+        f"--backbone={settings.backbone}",
         "--source=nano_scenes",
         f"--count={settings.anchor_samples}",
         f"--seed={settings.seed}",
@@ -204,6 +206,7 @@ def _train(settings: DemoSettings, arm: ArmPlan) -> Job:
         f"--dataset.repo_id={REPOSITORY}",
         f"--dataset.root={settings.dataset}",
         f"--output_dir={run}",
+        f"--policy.backbone={settings.backbone}",
         f"--seed={settings.seed}",
         f"--steps={settings.steps}",
         f"--log_freq={settings.log_freq}",

@@ -141,7 +141,7 @@ def _film(path: Path, succeeded: bool, episode: int) -> str:
     data = b64encode(path.read_bytes()).decode()
     verdict = '<span class="yes">success</span>' if succeeded else '<span class="no">failure</span>'
     return (
-        '<div class="film"><video muted loop autoplay playsinline controls preload="auto" '
+        '<div class="film"><video muted loop autoplay playsinline preload="auto" '
         f'src="data:video/mp4;base64,{data}"></video><span>episode {episode}: </span>{verdict}</div>'
     )
 

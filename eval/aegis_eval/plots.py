@@ -164,6 +164,7 @@ def anchor_distance_by_layer(study: Study) -> Plot | None:
             known = [(x, h) for x, h in enumerate(heights) if h is not None and h > 0]
             axes.plot([x for x, _ in known], [h for _, h in known], **_look(place), label=arm.label)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xticks(range(len(names)), [_short_layer(name) for name in names])
         axes.set_xlabel("layer of the language model")
         axes.set_ylabel("squared distance (W2)")

@@ -1,5 +1,7 @@
 """What lerobot-train writes is read back exactly, killed and resumed runs included."""
 
+from pathlib import Path
+
 import pytest
 from lerobot.utils.utils import format_big_number
 
@@ -13,6 +15,18 @@ def tracker_line(step, **metrics):
         f"INFO 2026-01-01 10:00:00 ot_train.py:512 step:{format_big_number(step)} "
         f"smpl:{format_big_number(32 * step)} ep:{format_big_number(step)} epch:{step / 9:.2f} {shown}\n"
     )
+
+
+def test_a_log_of_lerobot_train_itself_is_read():
+    """20 steps of a projected training, as LeRobot 0.6.1 wrote them, progress bars included."""
+    text = (Path(__file__).parent / "data" / "lerobot_train.log").read_text()
+    log = read_training_log(text.splitlines(keepends=True), log_freq=5)
+    assert list(log.metrics) == [5, 10, 15, 20]
+    assert log.metrics[20]["flow_loss"] == 1.756
+    assert log.metrics[20]["cosine"] == -0.051
+    assert log.metrics[5]["anchor_distance_03"] == 1293.539
+    assert log.metrics[5]["lr"] == 9.4e-4
+    assert read_progress(text) == 1.0
 
 
 def test_every_number_of_a_line_is_read():
