@@ -95,8 +95,9 @@ def record(options: argparse.Namespace) -> LeRobotDataset:
         )
         for task in parse_tasks(options.task)
     ]
-    datasets.disable_progress_bars()  # one bar for each episode's images would drown ours
     dataset, log = _open(options, cameras)
+    # One bar for each episode's images would drown ours; opening a dataset switches them on again.
+    datasets.disable_progress_bars()
     kinematics = ArmKinematics()
     try:
         with _progress() as progress:
@@ -135,11 +136,11 @@ def _open(options: argparse.Namespace, cameras: tuple[str, ...]) -> tuple[LeRobo
         )
     if exists:
         log = _read_log(root, made_with)
-        if log["state"] != "writing":
+        if log["state"] != "writing" and log["episodes"] > 0:
             dataset = LeRobotDataset.resume(options.repo_id, root=root)
             _write_log(root, {**log, "state": "writing"})
             return dataset, log
-        print(f"{root} was left with files open, which cannot be read: recording it again from the start.")
+        print(f"Nothing in {root} can be read, as its files were left open: recording it again from the start.")
     if root.exists():
         shutil.rmtree(root)  # empty, or our own unreadable recording: LeRobot wants to make the folder
     dataset = LeRobotDataset.create(
