@@ -1,9 +1,9 @@
 """A resumed run is the uninterrupted one."""
 
 import torch
-from tests.policy.conftest import make_batch, train
 
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+from tests.policy.conftest import make_batch, train
 
 
 def test_noise_depends_on_seed_and_step_and_on_nothing_drawn_in_between(make_policy):

@@ -1,0 +1,152 @@
+"""Stock lerobot-train on a small dataset and backbone: it trains, resumes exactly, and what it saves acts the same."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+JOINTS = [f"joint{i}.pos" for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "dataset"
+    vector = {"dtype": "float32", "shape": (6,), "names": JOINTS}
+    features = {
+        "observation.images.front": {"dtype": "image", "shape": (48, 48, 3), "names": ["height", "width", "channels"]},
+        "observation.state": vector,
+        "action": vector,
+    }
+    data = LeRobotDataset.create("local/random", fps=10, features=features, root=root, use_videos=False)
+    rng = np.random.default_rng(0)
+    for episode in range(3):
+        for _ in range(7):
+            data.add_frame(
+                {
+                    "observation.images.front": rng.integers(0, 256, (48, 48, 3), dtype=np.uint8),
+                    "observation.state": rng.normal(size=6).astype(np.float32),
+                    "action": rng.normal(size=6).astype(np.float32),
+                    "task": f"touch thing {episode}",
+                }
+            )
+        data.save_episode()
+    data.finalize()
+    return root
+
+
+def lerobot_train(*arguments: str) -> str:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lerobot-train"), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def losses(log: str) -> dict[int, str]:
+    """Step -> everything that was logged of it but the times."""
+    found = re.findall(r"step:(\d+) .*?(loss:\S+).*?(grdn:\S+).*?(flow_loss:.*)", log)
+    return {int(step): " ".join(rest) for step, *rest in found}
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tiny_folder, tmp_path_factory) -> tuple[Path, str]:
+    """Output folder and log of an uninterrupted run of eight steps with a checkpoint after four."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    log = lerobot_train(
+        "--policy.type=aegis_vla",
+        f"--policy.backbone={tiny_folder['paligemma2']}",
+        "--policy.device=cpu",
+        "--policy.push_to_hub=false",
+        "--policy.chunk_size=4",
+        "--policy.n_action_steps=2",
+        "--dataset.repo_id=local/random",
+        f"--dataset.root={dataset}",
+        f"--output_dir={out}",
+        "--steps=8",
+        "--batch_size=3",
+        "--save_freq=4",
+        "--log_freq=1",
+        "--num_workers=0",
+        "--env_eval_freq=0",
+    )
+    return out, log
+
+
+def test_the_log_has_loss_distance_and_projection_at_every_step(finished):
+    _, log = finished
+    assert set(losses(log)) == set(range(1, 9))
+    for name in (
+        "flow_loss",
+        "anchor_distance",
+        "anchor_distance_02",
+        "energy_shed",
+        "projected_share",
+        "closed_share",
+    ):
+        assert f"{name}:" in log
+
+
+def test_a_resumed_run_has_the_losses_and_the_weights_of_the_uninterrupted_one(finished, tmp_path):
+    out, log = finished
+    weights = load_file(out / "checkpoints" / "000008" / "pretrained_model" / "model.safetensors")
+    killed = tmp_path / "killed"
+    shutil.copytree(out, killed, symlinks=True)
+    shutil.rmtree(killed / "checkpoints" / "000008")
+    (killed / "checkpoints" / "last").unlink()
+    (killed / "checkpoints" / "last").symlink_to("000004")
+    config = killed / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+    resumed = losses(lerobot_train(f"--config_path={config}", "--resume=true", f"--output_dir={killed}"))
+    assert resumed == {step: text for step, text in losses(log).items() if step > 4}
+    again = load_file(killed / "checkpoints" / "000008" / "pretrained_model" / "model.safetensors")
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_lora_is_lerobots_own_and_its_checkpoint_loads(dataset, tiny_folder, tmp_path):
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+    from lerobot.policies.factory import make_policy
+
+    out = tmp_path / "lora"
+    lerobot_train(
+        "--policy.type=aegis_vla",
+        f"--policy.backbone={tiny_folder['paligemma2']}",
+        "--policy.knowledge=none",
+        "--policy.device=cpu",
+        "--policy.push_to_hub=false",
+        "--peft.method_type=LORA",
+        "--peft.r=4",
+        "--dataset.repo_id=local/random",
+        f"--dataset.root={dataset}",
+        f"--output_dir={out}",
+        "--steps=2",
+        "--batch_size=3",
+        "--num_workers=0",
+        "--env_eval_freq=0",
+    )
+    folder = out / "checkpoints" / "last" / "pretrained_model"
+    trained = load_file(folder / "adapter_model.safetensors")
+    assert any("lora_B" in name and tensor.abs().sum() > 0 for name, tensor in trained.items())
+    config = PreTrainedConfig.from_pretrained(folder)
+    config.pretrained_path = folder
+    policy = make_policy(config, ds_meta=LeRobotDatasetMetadata("local/random", root=dataset))
+    loaded = {name: p for name, p in policy.named_parameters() if "lora_B" in name or "expert.action_out" in name}
+    for name, tensor in trained.items():
+        match = [p for key, p in loaded.items() if key.replace(".default", "") == name]
+        if match:
+            torch.testing.assert_close(match[0], tensor)
