@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from aegis_envs import choose_gl_backend
 from aegis_eval.demo_display import Display, duration
 from aegis_eval.demo_plan import DemoSettings, plan, quick
 from aegis_eval.jobs import JobFailed, available_cores, run_jobs
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     started = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
+    choose_gl_backend()  # in this process's environment, which every command inherits
     try:
         settings = _settings(arguments)
         jobs = plan(settings)
@@ -52,15 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(settings: DemoSettings, console: Console) -> None:
     from aegis_eval.demo_report import gather, write_reports  # matplotlib: only once there is something to draw
-    from aegis_eval.tables import difference_cells, summary_cells, terminal
+    from aegis_eval.tables import summary_cells, terminal
 
     console.print("Writing the report ...")
     study = gather(settings, plan(settings))
     page = write_reports(study, settings)
     console.print(terminal(summary_cells(study), title=study.title))
     console.print(f"95 % Wilson intervals. {study.chance_note}", highlight=False)
-    console.print(terminal(difference_cells(study), title="Differences, pair by pair (95 % Newcombe intervals)"))
-    console.print(f"Tables: {settings.out / 'table.md'}, table.csv, results.json", markup=False, highlight=False)
+    console.print(
+        f"More, with paired differences and question families: {settings.out / 'table.md'}, table.csv, results.json",
+        markup=False,
+        highlight=False,
+    )
     console.print(f"Page:   {page.resolve().as_uri()}", markup=False, highlight=False)
 
 

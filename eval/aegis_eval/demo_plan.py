@@ -17,6 +17,7 @@ from aegis_eval.training_log import RESUMED, read_progress
 
 TASK = "touch"
 OBJECTS = 3  # on the table; whoever touches one of them without reading succeeds at most once in three
+ENVIRONMENT = {"task": TASK, "kinds": "shown", "objects": OBJECTS}  # of the rollouts
 PROBES = ("nano_scenes", "tabletop")
 REPOSITORY = "local/touch"
 EVALUATION_SEED = 100_000  # far from the seeds of the demonstrations
@@ -254,7 +255,7 @@ def _roll_out(settings: DemoSettings, arm: ArmPlan) -> Job:
             episodes=settings.eval_episodes,
             start_seed=EVALUATION_SEED,
             environments=settings.environments,
-            environment={"type": "aegis_tabletop", "task": TASK, "kinds": "shown", "objects": str(OBJECTS)},
+            environment={"type": "aegis_tabletop"} | {name: str(value) for name, value in ENVIRONMENT.items()},
         ),
         prepare=prepare,
         needs=(f"train {arm.name}",),

@@ -12,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from aegis_eval.demo_plan import ARMS, OBJECTS, PROBES, TASK, ArmPlan, DemoSettings
+import gymnasium
+
+from aegis_envs import GYM_ID
+from aegis_eval.demo_plan import ARMS, ENVIRONMENT, EVALUATION_SEED, OBJECTS, PROBES, TASK, ArmPlan, DemoSettings
 from aegis_eval.jobs import Job, available_cores, read_marker
-from aegis_eval.page import write_page
+from aegis_eval.page import FILMS, write_page
 from aegis_eval.probes import find_probe
 from aegis_eval.results import Arm, Curve, ProbeResult, Study
 from aegis_eval.success import read_rollouts
@@ -48,6 +51,7 @@ def gather(settings: DemoSettings, jobs: Sequence[Job]) -> Study:
             f"There are {OBJECTS} objects and touching another one ends the episode, so whoever does not read the "
             f"instruction succeeds in at most {100 / OBJECTS:.0f} %."
         ),
+        instructions=_instructions(min(FILMS, settings.eval_episodes)),
         facts=_facts(settings),
         commands=[(job.name, _shown(read_marker(job)["command"]), read_marker(job)["seconds"]) for job in jobs],
     )
@@ -126,6 +130,19 @@ def _probe(settings: DemoSettings, name: str) -> dict[str, ProbeResult]:
         probe: ProbeResult(families=found["questions"], correct=found["correct"])
         for probe, found in content["probes"].items()
     }
+
+
+def _instructions(count: int) -> list[str]:
+    """What the robot is told in the first rollouts: an episode is a function of its seed."""
+    environment = gymnasium.make(GYM_ID, cameras=(), **ENVIRONMENT)
+    try:
+        told = []
+        for episode in range(count):
+            environment.reset(seed=EVALUATION_SEED + episode)
+            told.append(str(environment.unwrapped.task_description))  # type: ignore[attr-defined]
+        return told
+    finally:
+        environment.close()
 
 
 def _facts(settings: DemoSettings) -> dict[str, str]:

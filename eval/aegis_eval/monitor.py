@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from aegis_backbones.questions import FAMILIES
+from aegis_envs import choose_gl_backend
 from aegis_eval.probes import Probe, find_probe, read_probe_file
 from aegis_eval.scoring import ALL, Answerer, ask_all
 from aegis_policy.vqa import VQASample
@@ -22,6 +23,7 @@ class VQAMonitor:
             count: Questions a family, of the probe `nano_scenes`.
             config: YAML file as for `aegis-probe --config`, whose probes are asked instead.
         """
+        choose_gl_backend()
         scenes = [find_probe("nano_scenes", count=count * len(FAMILIES))]
         self.probes: list[Probe] = scenes if config is None else read_probe_file(config)
         self._samples: dict[str, list[VQASample]] = {}

@@ -122,8 +122,8 @@ def _films(study: Study, folder: Path) -> str:
     for arm in arms:
         assert arm.successes is not None
         films = "\n".join(
-            _film(folder / video, succeeded, episode)
-            for episode, (video, succeeded) in enumerate(zip(arm.videos[:FILMS], arm.successes, strict=False))
+            _film(folder / video, succeeded, told)
+            for video, succeeded, told in zip(arm.videos[:FILMS], arm.successes, _told(study), strict=False)
         )
         blocks.append(
             f'<div style="{_colour(study, arm)}"><h3><span class="dot"></span>{escape(arm.label)}</h3>\n'
@@ -137,12 +137,17 @@ def _films(study: Study, folder: Path) -> str:
     )
 
 
-def _film(path: Path, succeeded: bool, episode: int) -> str:
+def _told(study: Study) -> list[str]:
+    numbers = [f"episode {episode}" for episode in range(FILMS)]
+    return [f"“{told}”" for told in study.instructions] + numbers[len(study.instructions) :]
+
+
+def _film(path: Path, succeeded: bool, told: str) -> str:
     data = b64encode(path.read_bytes()).decode()
     verdict = '<span class="yes">success</span>' if succeeded else '<span class="no">failure</span>'
     return (
         '<div class="film"><video muted loop autoplay playsinline preload="auto" '
-        f'src="data:video/mp4;base64,{data}"></video><span>episode {episode}: </span>{verdict}</div>'
+        f'src="data:video/mp4;base64,{data}"></video><span>{escape(told)}: </span>{verdict}</div>'
     )
 
 

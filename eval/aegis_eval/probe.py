@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from aegis_envs import choose_gl_backend
 from aegis_eval.checkpoints import find_checkpoint
 from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file
 from aegis_eval.scoring import ALL, Answerer, Score, ask_all
@@ -31,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         console.print(f"aegis-probe: {error}", style="red", markup=False, soft_wrap=True)
         return 2
-    from aegis_policy.answering import (
-        load_vlm,
-    )  # loads torch and transformers: not for --help or a typing error
+    choose_gl_backend()
+    # Loads torch and transformers: not for --help or a mistake on the command line.
+    from aegis_policy.answering import load_vlm
 
     started = time.perf_counter()
     with console.status(f"Loading {checkpoint}"):

@@ -91,6 +91,7 @@ class Study:
         probes: Probe name -> what it asks.
         chance: Success rate of acting without reading the instruction; None if unknown.
         chance_note: Where that number comes from, in a sentence.
+        instructions: What the robot was told in the first episodes.
         facts: What is needed to judge or repeat it: seeds, counts, versions, machine, commit.
         commands: (name, command, seconds) of everything that ran.
     """
@@ -102,6 +103,7 @@ class Study:
     probes: dict[str, str]
     chance: float | None = None
     chance_note: str = ""
+    instructions: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     commands: list[tuple[str, str, float]] = field(default_factory=list)
 

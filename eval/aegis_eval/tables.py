@@ -104,12 +104,12 @@ def markdown(cells: Cells) -> str:
 
 
 def terminal(cells: Cells, *, title: str) -> Table:
-    """The same for a terminal."""
+    """The same for a terminal, intervals below their values."""
     table = Table(title=title, title_justify="left")
     for place, heading in enumerate(cells[0]):
         table.add_column(heading, justify="right" if place else "left")
     for row in cells[1:]:
-        table.add_row(*row)
+        table.add_row(*[text.replace(" [", "\n[").replace(", ", ",\u00a0") for text in row])
     return table
 
 
