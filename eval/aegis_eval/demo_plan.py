@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from aegis_eval.checkpoints import NANO
 from aegis_eval.jobs import Job
@@ -17,7 +17,7 @@ from aegis_eval.training_log import RESUMED, read_progress
 
 TASK = "touch"
 OBJECTS = 3  # on the table; whoever touches one of them without reading succeeds at most once in three
-ENVIRONMENT = {"task": TASK, "kinds": "shown", "objects": OBJECTS}  # of the rollouts
+ENVIRONMENT: Mapping[str, Any] = {"task": TASK, "kinds": "shown", "objects": OBJECTS}  # of the rollouts
 PROBES = ("nano_scenes", "tabletop")
 REPOSITORY = "local/touch"
 EVALUATION_SEED = 100_000  # far from the seeds of the demonstrations
