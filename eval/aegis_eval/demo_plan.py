@@ -79,7 +79,7 @@ class DemoSettings:
     out: Path = Path("outputs/demo")
     seed: int = 1000
     backbone: str = NANO
-    steps: int = 1200
+    steps: int = 1000
     episodes: int = 300
     eval_episodes: int = 100
     anchor_samples: int = 2000
@@ -88,7 +88,7 @@ class DemoSettings:
     probe_freq: int = 100
     save_freq: int = 200
     environments: int = 10
-    step_s: float = 0.35
+    step_s: float = 0.45
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("episodes", 1), ("eval_episodes", 1)):
@@ -175,7 +175,7 @@ def _record(settings: DemoSettings) -> Job:
         title=f"recording {settings.episodes} demonstrations",
         folder=settings.out / "record",
         command=lambda: command,
-        expected_s=20 + 0.3 * settings.episodes,
+        expected_s=20 + 0.15 * settings.episodes,
     )
 
 
@@ -194,7 +194,7 @@ def _build_anchor(settings: DemoSettings) -> Job:
         title=f"anchor from {settings.anchor_samples} VQA samples",
         folder=settings.anchor.parent,
         command=lambda: command,
-        expected_s=20 + 0.03 * settings.anchor_samples,
+        expected_s=20 + 0.02 * settings.anchor_samples,
     )
 
 
@@ -259,7 +259,7 @@ def _roll_out(settings: DemoSettings, arm: ArmPlan) -> Job:
         ),
         prepare=prepare,
         needs=(f"train {arm.name}",),
-        expected_s=30 + 0.6 * settings.eval_episodes,
+        expected_s=25 + 0.4 * settings.eval_episodes,
     )
 
 
@@ -278,7 +278,7 @@ def _probe(settings: DemoSettings, name: str, *, checkpoint: str, needs: tuple[s
         folder=out.parent,
         command=lambda: command,
         needs=needs,
-        expected_s=20 + 0.06 * settings.questions,
+        expected_s=20 + 0.04 * settings.questions,
     )
 
 
