@@ -101,6 +101,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         training = self.training and torch.is_grad_enabled()
         if training and self._protection is not None:
             self._protection.require_attached()
+        if training and self.config.probe_freq and not self._scores:
+            self.probe()  # where the curve begins, and where a resumed one goes on
         action = batch[ACTION]
         if noise is None or time is None:
             drawn_noise, drawn_time = self._draw(action)

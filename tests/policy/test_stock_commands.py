@@ -58,8 +58,8 @@ def lerobot_train(*arguments: str) -> str:
 
 
 def losses(log: str) -> dict[int, str]:
-    """Step -> everything that was logged of it but the times."""
-    found = re.findall(r"step:(\d+) .*?(loss:\S+).*?(grdn:\S+).*?(flow_loss:.*)", log)
+    """Step -> what was logged of it, without times and without what the log says of the step before it."""
+    found = re.findall(r"step:(\d+) .*?(loss:\S+).*?(grdn:\S+).*?(flow_loss:.*?)(?: energy_shed.*)?\n", log)
     return {int(step): " ".join(rest) for step, *rest in found}
 
 
