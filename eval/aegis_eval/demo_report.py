@@ -44,7 +44,7 @@ def gather(settings: DemoSettings, jobs: Sequence[Job]) -> Study:
             "questions about pictures; after, it acts in closed loop."
         ),
         reference=reference,
-        arms=[_arm(settings, plan, reference) for plan in ARMS],
+        arms=[_arm(settings, plan) for plan in ARMS],
         probes={name: find_probe(name).description for name in PROBES},
         chance=1 / OBJECTS,
         chance_note=(
@@ -81,12 +81,10 @@ def write_reports(study: Study, settings: DemoSettings) -> Path:
     return page
 
 
-def _arm(settings: DemoSettings, plan: ArmPlan, reference: Arm) -> Arm:
+def _arm(settings: DemoSettings, plan: ArmPlan) -> Arm:
     log = _log(settings, plan.name)
     rollouts = read_rollouts(settings.rollouts(plan.name))
     steps, accuracy = log.score_curve("vqa")
-    # All arms begin as the untouched backbone, which the larger probe has measured on scenes of the same kind.
-    before = reference.probes[PROBES[0]].family().value
     windows = max(1, round(FINAL_SHARE * len(log.metrics)))
     return Arm(
         name=plan.name,
@@ -97,7 +95,7 @@ def _arm(settings: DemoSettings, plan: ArmPlan, reference: Arm) -> Arm:
         action_loss=log.mean("flow_loss", last=windows),
         step_s=_step_seconds(log),
         loss=Curve(*log.curve("flow_loss")),
-        vqa=Curve([0, *steps], [before, *accuracy]) if steps else Curve(),
+        vqa=Curve(steps, accuracy),
         layers=_layers(log),
         videos=[os.path.relpath(video, settings.out) for video in rollouts.videos],
     )
