@@ -27,7 +27,7 @@ demo: setup
 	$(BIN)/aegis-demo
 
 lint: setup
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lerobot_policy_aegis_vla.py aegis_policy envs/aegis_envs backbones/aegis_backbones eval/aegis_eval
 	$(BIN)/lint-imports
