@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from aegis_policy.aegis import fingerprint
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor
 from aegis_policy.vqa import VQASample
@@ -24,6 +25,11 @@ class VLM:
 
     model: Any
     processor: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model's weights (`aegis_policy.aegis.fingerprint`): two checkpoints that know the same share it."""
+        return fingerprint(self.model.state_dict())
 
     @torch.no_grad()
     def answer(self, samples: Sequence[VQASample], *, batch_size: int = 64, max_new_tokens: int = 8) -> list[str]:

@@ -15,6 +15,7 @@ from aegis_eval.probe import main, make_report, score_table
 from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file, register
 from aegis_eval.probes.tabletop import tabletop_frames
 from aegis_eval.scoring import ALL, ask_all
+from aegis_policy.answering import load_vlm
 from aegis_policy.vqa import VQASample
 
 
@@ -121,6 +122,14 @@ def test_the_report_is_plain_json_with_what_is_needed_to_repeat_it():
 def test_a_mistake_on_the_command_line_is_explained_before_anything_is_loaded(arguments, says, capsys):
     assert main(arguments) == 2
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_command_writes_scores_and_the_name_of_the_weights(tmp_path):
+    out = tmp_path / "probe.json"
+    assert main(["nano", "--probe", "nano_scenes", "--count", "14", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["probes"]["nano_scenes"]["accuracy"][ALL]["trials"] == 14
+    assert report["fingerprint"] == load_vlm("nano").fingerprint
 
 
 def test_a_checkpoint_is_found_from_any_folder_around_it(tmp_path):
