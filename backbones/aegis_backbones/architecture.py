@@ -1,6 +1,6 @@
-"""The nano backbone's shape: a PaliGemma of about 1.3 million parameters.
+"""The nano backbone's shape: a PaliGemma of about 1.5 million parameters.
 
-SigLIP vision tower (3 layers, 8 x 8 patches of 12 pixels) -> linear projector -> Gemma (4 layers, width 128, 4 heads
+SigLIP vision tower (4 layers, 8 x 8 patches of 12 pixels) -> linear projector -> Gemma (4 layers, width 128, 4 heads
 of 32, 2 KV heads), prefix-LM: image tokens and question see each other, the answer sees what precedes it.
 """
 
@@ -42,7 +42,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> PaliGemmaFo
         patch_size=PATCH_SIZE,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_hidden_layers=3,
+        num_hidden_layers=4,
         num_attention_heads=4,
         vision_use_head=False,
     )

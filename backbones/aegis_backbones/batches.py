@@ -26,6 +26,8 @@ class Batch(NamedTuple):
     mask: Tensor  # (B K, T), 1 where a token is not padding
     is_answer: Tensor  # (B K, T), 1 on answer and <eos>
     family: Tensor  # (B K,), an index into FAMILIES
+    mentioned_at: Tensor  # (n, 2): row and position of each mention's last token
+    mentioned: Tensor  # (n, 2): where in the picture the mentioned thing is, (u, v) in [0, 1]
 
 
 class Answers(NamedTuple):
@@ -33,6 +35,7 @@ class Answers(NamedTuple):
 
     loss: Tensor  # mean cross-entropy of the answers' tokens
     correct: Tensor  # (B K,) bool, whether every token of the answer comes first
+    half_way: Tensor  # (B K, T, D), hidden states after half of the language layers
 
 
 class Tokens:
@@ -45,11 +48,16 @@ class Tokens:
 
     def prompt(self, question: str) -> tuple[int, ...]:
         """What PaliGemma's processor puts behind the image tokens."""
-        return self._encode(f"{self._tokenizer.bos_token}{question}\n")
+        return self._encode(self._prompt_text(question))[0]
+
+    def last_of(self, words: str, question: str) -> int:
+        """The position in `prompt(question)` of the token that ends `words`."""
+        end = self._prompt_text(question).index(words) + len(words)
+        return next(i for i, token_end in enumerate(self._encode(self._prompt_text(question))[1]) if token_end >= end)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """What PaliGemma's processor makes of a suffix."""
-        return self._encode(f"{text}{self._tokenizer.eos_token}")
+        return self._encode(f"{text}{self._tokenizer.eos_token}")[0]
 
     def word(self, word: str) -> int:
         """The token of a word as an answer begins with it.
@@ -57,13 +65,18 @@ class Tokens:
         Raises:
             ValueError: If the word is more than one token.
         """
-        ids = self._encode(word)
+        ids = self._encode(word)[0]
         if len(ids) != 1:
             raise ValueError(f"{word!r} must be a single token of the tokenizer; it is {len(ids)}.")
         return ids[0]
 
-    def _encode_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _prompt_text(self, question: str) -> str:
+        return f"{self._tokenizer.bos_token}{question}\n"
+
+    def _encode_text(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids, and where in the text each token ends."""
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return tuple(encoded["input_ids"]), tuple(end for _, end in encoded["offset_mapping"])
 
 
 def to_pixel_values(images: np.ndarray) -> Tensor:
@@ -103,8 +116,18 @@ def collate(images: np.ndarray, questions: Sequence[Sequence[Question]], tokens:
         mask[row, :end] = 1
         is_answer[row, len(prompt) : end] = 1
     family = torch.tensor([FAMILIES.index(q.family) for q in flat])
+    found = [(row, tokens.last_of(m.words, q.question), m.u, m.v) for row, q in enumerate(flat) for m in q.mentions]
+    mentions = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
     tokens_, mask_, is_answer_ = (torch.from_numpy(a) for a in (ids, mask, is_answer))
-    return Batch(to_pixel_values(images), tokens_, mask_, is_answer_, family)
+    return Batch(
+        to_pixel_values(images),
+        tokens_,
+        mask_,
+        is_answer_,
+        family,
+        mentioned_at=mentions[:, :2].long(),
+        mentioned=mentions[:, 2:].float(),
+    )
 
 
 def answer_loss(model: PaliGemmaForConditionalGeneration, batch: Batch, features: Tensor) -> Answers:
@@ -117,16 +140,19 @@ def answer_loss(model: PaliGemmaForConditionalGeneration, batch: Batch, features
     """
     per_picture = len(batch.tokens) // len(features)
     images = features.repeat_interleave(per_picture, dim=0)  # (B K, P, D)
-    hidden = model.model(
+    run = model.model(
         inputs_embeds=torch.cat([images, model.get_input_embeddings()(batch.tokens)], dim=1),
         attention_mask=F.pad(batch.mask, (IMAGE_TOKENS, 0), value=1),
         token_type_ids=F.pad(batch.is_answer, (IMAGE_TOKENS, 0), value=0),
         use_cache=False,
-    ).last_hidden_state[:, IMAGE_TOKENS:]
+        output_hidden_states=True,
+    )
+    half_way = run.hidden_states[(len(run.hidden_states) - 1) // 2][:, IMAGE_TOKENS:]
+    hidden = run.last_hidden_state[:, IMAGE_TOKENS:]
     asked = batch.is_answer.bool()
     before = torch.roll(asked, -1, dims=1)  # a token is predicted from the position before it
     logits = model.lm_head(hidden[before]).float()
     target = batch.tokens[asked]
     wrong = torch.zeros_like(batch.tokens)
     wrong[asked] = (logits.argmax(-1) != target).long()
-    return Answers(F.cross_entropy(logits, target), wrong.sum(dim=1) == 0)
+    return Answers(F.cross_entropy(logits, target), wrong.sum(dim=1) == 0, half_way)

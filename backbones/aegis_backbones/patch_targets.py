@@ -72,9 +72,9 @@ class PatchHeads(nn.Module):
         loss = loss_present + loss_colour + loss_shape + WEIGHT_OF_PLACE * error.square().sum(-1).mean()
         with torch.no_grad():
             readings = {
-                "present": ((present > 0) == targets.present).all(1).float().mean().item(),
-                "colour": (colour.argmax(-1) == targets.colour[targets.present]).float().mean().item(),
-                "shape": (shape.argmax(-1) == targets.shape[targets.present]).float().mean().item(),
-                "place": error.abs().mean().item(),
+                "patch present": ((present > 0) == targets.present).all(1).float().mean().item(),
+                "patch colour": (colour.argmax(-1) == targets.colour[targets.present]).float().mean().item(),
+                "patch shape": (shape.argmax(-1) == targets.shape[targets.present]).float().mean().item(),
+                "patch place": error.abs().mean().item(),
             }
         return loss, readings

@@ -4,7 +4,7 @@
 
 renders scenes (kept under OUT/scenes), trains in two stages and writes the transformers folder OUT/nano_vlm, the
 very folder that ships as `aegis_policy/assets/nano_vlm`. Stage "look": the vision tower learns from per-patch
-targets. Stage "answer": the whole model learns to answer, the per-patch targets staying on with a small weight.
+targets. Stage "answer": the whole model learns to answer, and where the things are that a question mentions.
 Interrupted and started again it goes on where it was (OUT/checkpoint.pt).
 """
 
@@ -23,9 +23,9 @@ from aegis_backbones.source import nano_scenes
 from aegis_backbones.trainer import STAGES, Trainer
 from aegis_policy.answering import load_vlm
 
-LOOK_SHARE = 0.15  # of --minutes
-LOOK_STEPS = 5000
-ANSWER_STEPS = 3600
+LOOK_SHARE = 0.3  # of --minutes
+LOOK_STEPS = 6500
+ANSWER_STEPS = 3000
 REPORT_EVERY = 100  # steps
 CHECKPOINT_EVERY = 200  # steps
 WATCHED_SCENES = 320  # validation scenes that are looked at while training
@@ -94,8 +94,8 @@ def _run_stage(
             trainer.seconds += time.monotonic() - began
             bar.update(task, completed=progress())
             if trainer.step % REPORT_EVERY == 0:
-                if trainer.stage == "answer" and trainer.step % (2 * REPORT_EVERY) == 0:
-                    readings = {"loss": readings["loss"], **trainer.accuracies(watched, seed=0, each=4)}
+                if trainer.step % (2 * REPORT_EVERY) == 0:
+                    readings = {"loss": readings["loss"], **trainer.held_out(watched)}
                 shown = " ".join(f"{k} {v:.3f}" for k, v in readings.items())
                 console.print(f"{trainer.stage} {trainer.step} ({trainer.seconds / 60:.1f} min): {shown}")
             if trainer.step % CHECKPOINT_EVERY == 0:
@@ -110,8 +110,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=ANSWER_STEPS, help="steps of the answering stage")
     add("--look-steps", type=int, default=LOOK_STEPS, help="steps of the looking stage")
     add("--minutes", type=float, help="train for this long instead of a number of steps")
-    add("--scenes", type=int, default=24_000, help="scenes of the answering stage")
-    add("--crowded-scenes", type=int, default=12_000, help="scenes of the looking stage")
+    add("--scenes", type=int, default=16_000, help="scenes of the answering stage")
+    add("--crowded-scenes", type=int, default=14_000, help="scenes of the looking stage")
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=os.cpu_count() or 1, help="threads, and processes while rendering")
     options = parser.parse_args(arguments)

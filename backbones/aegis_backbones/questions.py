@@ -29,12 +29,21 @@ ROWS = ("top", "middle", "bottom")
 ALL_SHAPES: tuple[str, ...] = (*SHAPES, TARGET_SHAPE)
 
 
+class Mention(NamedTuple):
+    """Words of a question that stand for one thing, and where that thing is in the picture."""
+
+    words: str
+    u: float
+    v: float
+
+
 class Question(NamedTuple):
     """A question and its accepted answers, the canonical one first."""
 
     question: str
     answers: tuple[str, ...]
     family: str
+    mentions: tuple[Mention, ...] = ()
 
 
 Objects = Sequence[tuple[str, str, float, float]]  # (colour, shape, u, v), u to the right and v downwards in [0, 1]
@@ -59,27 +68,27 @@ def ask(objects: Objects, rng: np.random.Generator, family: str) -> Question | N
     found = _ASKERS[family](objects, rng)
     if found is None:
         return None
-    question, answers = found
-    return Question(question, answers, family)
+    question, answers, mentions = found
+    return Question(question, answers, family, mentions)
 
 
-Asked = tuple[str, tuple[str, ...]] | None
+Asked = tuple[str, tuple[str, ...], tuple[Mention, ...]] | None
 
 
 def _colour(objects: Objects, rng: np.random.Generator) -> Asked:
     candidates = [o for o in objects if sum(p[1] == o[1] for p in objects) == 1]
     if not candidates:
         return None
-    colour, shape, *_ = _choose(rng, candidates)
-    return _phrase(rng, PHRASINGS["colour"], shape=shape), (colour,)
+    colour, shape, u, v = _choose(rng, candidates)
+    return _phrase(rng, PHRASINGS["colour"], shape=shape), (colour,), (Mention(shape, u, v),)
 
 
 def _shape(objects: Objects, rng: np.random.Generator) -> Asked:
     candidates = [o for o in objects if sum(p[0] == o[0] for p in objects) == 1]
     if not candidates:
         return None
-    colour, shape, *_ = _choose(rng, candidates)
-    return _phrase(rng, PHRASINGS["shape"], colour=colour), (shape,)
+    colour, shape, u, v = _choose(rng, candidates)
+    return _phrase(rng, PHRASINGS["shape"], colour=colour), (shape,), (Mention(colour, u, v),)
 
 
 def _count(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -92,7 +101,7 @@ def _count(objects: Objects, rng: np.random.Generator) -> Asked:
         words = [*([colour] if colour else []), f"{shape}s" if shape else "objects"]
         by_number.setdefault(number, []).append(" ".join(words))
     number = _choose(rng, sorted(by_number))
-    return _phrase(rng, PHRASINGS["count"], things=_choose(rng, by_number[number])), (str(number),)
+    return _phrase(rng, PHRASINGS["count"], things=_choose(rng, by_number[number])), (str(number),), ()
 
 
 def _existence(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -100,11 +109,14 @@ def _existence(objects: Objects, rng: np.random.Generator) -> Asked:
     kinds = {(o[0], o[1]) for o in objects}
     if rng.random() < 0.5 and kinds:
         colour, shape = _choose(rng, sorted(kinds))
-        return _phrase(rng, PHRASINGS["existence"], thing=f"{colour} {shape}"), ("yes",)
+        thing = f"{colour} {shape}"
+        places = [(u, v) for c, s, u, v in objects if (c, s) == (colour, shape)]
+        mentions = (Mention(thing, *places[0]),) if len(places) == 1 else ()
+        return _phrase(rng, PHRASINGS["existence"], thing=thing), ("yes",), mentions
     absent = [k for k in product(COLOURS, ALL_SHAPES) if k not in kinds]
     near = [k for k in absent if any((k[0] == c) != (k[1] == s) for c, s in kinds)]
     colour, shape = _choose(rng, near if near and rng.random() < 0.7 else absent)
-    return _phrase(rng, PHRASINGS["existence"], thing=f"{colour} {shape}"), ("no",)
+    return _phrase(rng, PHRASINGS["existence"], thing=f"{colour} {shape}"), ("no",), ()
 
 
 def _left_right(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -125,8 +137,9 @@ def _relation(
     if not pairs:
         return None
     (first, first_names), (second, second_names) = _choose(rng, pairs)
-    question = _phrase(rng, PHRASINGS[family], a=_prefer_full(rng, first_names), b=_prefer_full(rng, second_names))
-    return question, (smaller if first[axis] < second[axis] else larger,)
+    a, b = _prefer_full(rng, first_names), _prefer_full(rng, second_names)
+    mentions = (Mention(a, *first[2:]), Mention(b, *second[2:]))
+    return _phrase(rng, PHRASINGS[family], a=a, b=b), (smaller if first[axis] < second[axis] else larger,), mentions
 
 
 def _where(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -135,14 +148,15 @@ def _where(objects: Objects, rng: np.random.Generator) -> Asked:
         row, column = _third(o[3]), _third(o[2])
         names = list(_unique_names(o, objects))
         if row is not None and column is not None and names:
-            candidates.append((names, ROWS[row], COLUMNS[column]))
+            candidates.append((names, ROWS[row], COLUMNS[column], o[2:]))
     if not candidates:
         return None
-    names, row_word, column_word = _choose(rng, candidates)
+    names, row_word, column_word, place = _choose(rng, candidates)
     answers: tuple[str, ...] = (f"{row_word} {column_word}",)
     if (row_word, column_word) == ("middle", "center"):
         answers += ("center", "middle")
-    return _phrase(rng, PHRASINGS["where"], a=_prefer_full(rng, names)), answers
+    name = _prefer_full(rng, names)
+    return _phrase(rng, PHRASINGS["where"], a=name), answers, (Mention(name, *place),)
 
 
 _ASKERS: dict[str, Callable[[Objects, np.random.Generator], Asked]] = {

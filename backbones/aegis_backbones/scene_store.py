@@ -39,6 +39,17 @@ class Scenes(NamedTuple):
         places[mirrored, :, 0] = 1 - places[mirrored, :, 0]
         return Scenes(images, self.colours[indices], self.shapes[indices], places)
 
+    def shifted(self, pixels: np.ndarray) -> "Scenes":
+        """Each picture moved by `pixels` (N, 2), right and down; what leaves it is no longer among the things."""
+        reach = int(np.abs(pixels).max(initial=0))
+        wide = np.pad(self.images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        images, size = np.empty_like(self.images), self.images.shape[1]
+        for i, (right, down) in enumerate(reach - pixels):
+            images[i] = wide[i, down : down + size, right : right + size]
+        places = self.places + (pixels / size).astype(np.float32)[:, None]
+        gone = ((places < 0) | (places >= 1)).any(-1)
+        return Scenes(images, np.where(gone, np.int8(NOTHING), self.colours), self.shapes, places)
+
     def objects(self, index: int) -> list[tuple[str, str, float, float]]:
         """What `questions.ask` needs to know about a scene."""
         return [

@@ -102,7 +102,7 @@ def sample_scene(rng: np.random.Generator, *, crowded: bool = False) -> Scene:
     """
     camera = _camera(rng)
     reach = float(np.linalg.norm(camera.position))
-    base_px = rng.uniform(10.0, 19.0)  # the typical diameter of a thing at the picture's centre, in pixels
+    base_px = rng.uniform(12.0, 19.0)  # the typical diameter of a thing at the picture's centre, in pixels
     unit = base_px / IMAGE_SIZE * 2.0 * reach * math.tan(camera.fovy / 2)
     named = _named_things(rng, camera, unit, crowded=crowded)
     clutter = _clutter(rng, camera, unit, named)
@@ -180,11 +180,9 @@ def _named_thing(rng: np.random.Generator, camera: Camera, unit: float, colour: 
     elif shape == "ball":
         size, geometry, height = np.full(3, half * 1.1), "sphere", half * 1.1
     else:
-        radius = half * rng.uniform(0.8, 1.0)
-        size, geometry = np.array([radius, radius * rng.uniform(0.9, 1.5), 0.0]), "cylinder"
+        radius = half * rng.uniform(0.75, 0.95)  # taller than wide: a squat one looks like a cube in so few pixels
+        size, geometry = np.array([radius, radius * rng.uniform(1.3, 1.9), 0.0]), "cylinder"
         height = size[1]
-        if rng.random() < 0.08:  # lying
-            quaternion, height = _quaternion_product(quaternion, _turn_about_x(math.pi / 2)), radius
     if shape != TARGET_SHAPE and rng.random() < 0.12:  # held up, as by a gripper
         height += half * rng.uniform(0.5, 4.0)
         quaternion = _quaternion_product(quaternion, _turn_about_x(rng.normal(0.0, 0.25)))

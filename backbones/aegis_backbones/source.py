@@ -30,5 +30,5 @@ def nano_scenes(*, count: int, seed: int, split: str) -> list[VQASample]:
             question = ask(picture.seen, rng, FAMILIES[len(samples) % len(FAMILIES)])
             index += 1
             if question is not None:
-                samples.append(VQASample((Image.fromarray(picture.image),), *question))
+                samples.append(VQASample((Image.fromarray(picture.image),), *question[:3]))
     return samples

@@ -1,12 +1,14 @@
 """One training step of the nano backbone, and its state.
 
-Stage "look": the per-patch loss on projected image tokens. Stage "answer": cross-entropy of answers plus a share of
-the per-patch loss. Batches depend on seed, stage and step alone.
+Stage "look": the per-patch loss on projected image tokens. Stage "answer": cross-entropy of answers, the places of
+what the questions mention, and the per-patch loss; the vision side, which has learned to look, moves slowly then.
+Batches depend on seed, stage and step alone.
 """
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from aegis_backbones.architecture import GRID, WIDTH, build_model, build_processor
 from aegis_backbones.batches import Tokens, answer_loss, collate, questions_about, to_pixel_values
+from aegis_backbones.grounding import GroundingHead
 from aegis_backbones.patch_targets import PatchHeads, patch_targets
 from aegis_backbones.questions import FAMILIES
 from aegis_backbones.scene_store import Scenes
@@ -26,7 +29,9 @@ STAGES = ("look", "answer")
 PEAK_RATES = {"look": 2e-3, "answer": 1.5e-3}
 IMAGES_A_BATCH = {"look": 48, "answer": 32}
 QUESTIONS_AN_IMAGE = 4
-PATCH_WEIGHT = 0.2  # of the auxiliary loss while answers are learned
+PATCH_WEIGHT = 0.5  # of the per-patch loss while answers are learned
+VISION_RATE = 0.15  # of the learning rate, for tower and projector while answers are learned
+LARGEST_SHIFT = 8  # pixels that pictures are moved by while looking is learned
 WARM_UP = 100  # steps until a stage's peak learning rate
 WEIGHT_DECAY = 0.02
 
@@ -50,7 +55,8 @@ class Trainer:
     def __init__(self, scenes: dict[str, Scenes], *, seed: int, workers: int) -> None:
         self.processor = build_processor(train_tokenizer())
         self.model = build_model(self.processor.tokenizer, seed=seed).train()
-        self.heads = PatchHeads(WIDTH)
+        self.patch_heads, self.grounding_head = PatchHeads(WIDTH), GroundingHead(WIDTH)
+        self.heads = nn.ModuleList([self.patch_heads, self.grounding_head])
         self.scenes, self.seed, self.workers = scenes, seed, workers
         self.tokens = Tokens(self.processor.tokenizer)
         self.colour_words = torch.tensor([self.tokens.word(c) for c in COLOURS])
@@ -62,15 +68,18 @@ class Trainer:
         self.pool = ThreadPoolExecutor(workers)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        groups = [
-            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        sight = {*self.model.model.vision_tower.parameters(), *self.model.model.multi_modal_projector.parameters()}
+        groups = []
+        for sees, decays in product((True, False), repeat=2):
+            members = [p for p in self.parameters if (p in sight) == sees and (p.ndim > 1) == decays]
+            rate = VISION_RATE if sees and self.stage == "answer" else 1.0
+            groups.append({"params": members, "weight_decay": WEIGHT_DECAY if decays else 0.0, "rate": rate})
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
 
     def start_stage(self, stage: str) -> None:
         """Begin a stage with a fresh optimizer."""
-        self.stage, self.step, self.seconds, self.optimizer = stage, 0, 0.0, self._new_optimizer()
+        self.stage, self.step, self.seconds = stage, 0, 0.0
+        self.optimizer = self._new_optimizer()
 
     def train_step(self, progress: float) -> dict[str, float]:
         """One step, `progress` in [0, 1] through the stage.
@@ -82,6 +91,8 @@ class Trainer:
         stock = self.scenes[self.stage]
         drawn = rng.choice(len(stock.images), IMAGES_A_BATCH[self.stage], replace=False)
         scenes = stock.take(drawn, mirrored=rng.random(len(drawn)) < 0.5)
+        if self.stage == "look":
+            scenes = scenes.shifted(rng.integers(-LARGEST_SHIFT, LARGEST_SHIFT, size=(len(drawn), 2), endpoint=True))
         shares = [scenes.take(i, mirrored=np.zeros(len(i), bool)) for i in _split(len(drawn), parts=2 * self.workers)]
         seeds = rng.integers(2**31, size=len(shares))
         share: Callable = self._look if self.stage == "look" else self._answer
@@ -91,7 +102,7 @@ class Trainer:
             parameter.grad = torch.stack(gradients).sum(0).div_(len(results)) if gradients else None
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.stage, step=self.step, progress=progress)
+            group["lr"] = group["rate"] * learning_rate(self.stage, step=self.step, progress=progress)
         self.optimizer.step()
         self.step += 1
         readings = [reading for _, reading in results]
@@ -104,7 +115,7 @@ class Trainer:
     def _patch_loss(self, features: Tensor, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
         colours, shapes, places = (torch.from_numpy(a) for a in (scenes.colours, scenes.shapes, scenes.places))
         words = self.model.get_input_embeddings().weight
-        return self.heads.loss(
+        return self.patch_heads.loss(
             features,
             patch_targets(colours, shapes, places, grid=GRID),
             colour_words=words[self.colour_words],
@@ -127,27 +138,37 @@ class Trainer:
         features = self.model.get_image_features(batch.pixel_values).pooler_output
         answers = answer_loss(self.model, batch, features)
         patch, readings = self._patch_loss(features, scenes)
+        grounding, readings["mention place"] = self.grounding_head.loss(answers, batch)
         for i, family in enumerate(FAMILIES):
             if bool((batch.family == i).any()):
                 readings[family] = answers.correct[batch.family == i].float().mean().item()
-        gradients = self._gradients(answers.loss + PATCH_WEIGHT * patch)
+        gradients = self._gradients(answers.loss + grounding + PATCH_WEIGHT * patch)
         return gradients, {"loss": answers.loss.item(), **readings}
 
-    def accuracies(self, scenes: Scenes, *, seed: int, each: int) -> dict[str, float]:
-        """Share of right answers by family on other scenes, one pass without generation."""
+    def held_out(self, scenes: Scenes, *, seed: int = 0) -> dict[str, float]:
+        """What the running stage has reached on other scenes: patch readings, or share of right answers by family.
+
+        One pass without generation.
+        """
         rng = np.random.default_rng(seed)
         weights = np.full(len(FAMILIES), 1 / len(FAMILIES))
-        correct, family = [], []
+        correct, family, patches = [], [], []
         for indices in _split(len(scenes.images), parts=max(1, len(scenes.images) // IMAGES_A_BATCH["answer"])):
             part = scenes.take(indices, mirrored=np.zeros(len(indices), bool))
-            questions = questions_about(part, rng, each=each, weights=weights)
+            questions = questions_about(part, rng, each=QUESTIONS_AN_IMAGE, weights=weights)
             batch = collate(part.images, questions, self.tokens)
             with torch.no_grad():
                 features = self.model.get_image_features(batch.pixel_values).pooler_output
-                correct.append(answer_loss(self.model, batch, features).correct)
-            family.append(batch.family)
+                patches.append(self._patch_loss(features, part)[1])
+                if self.stage == "answer":
+                    correct.append(answer_loss(self.model, batch, features).correct)
+                    family.append(batch.family)
+        looks = {k: float(np.mean([p[k] for p in patches])) for k in patches[0]}
+        if self.stage == "look":
+            return looks
         right, kind = torch.cat(correct).float(), torch.cat(family)
-        return {name: right[kind == i].mean().item() for i, name in enumerate(FAMILIES)}
+        answers = {name: right[kind == i].mean().item() for i, name in enumerate(FAMILIES)}
+        return {**answers, "patch shape": looks["patch shape"]}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint in one piece."""
@@ -181,9 +202,10 @@ class Trainer:
             )
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.family_error = state["family_error"].numpy()
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
+        self.optimizer = self._new_optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _split(count: int, *, parts: int) -> list[np.ndarray]:

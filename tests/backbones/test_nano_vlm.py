@@ -11,9 +11,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaFo
 from aegis_backbones.batches import Tokens, collate, to_pixel_values
 from aegis_backbones.questions import FAMILIES, Question
 from aegis_backbones.renderer import SceneRenderer, draw_scene
-from aegis_backbones.scene_store import as_arrays
+from aegis_backbones.scene_store import Scenes, as_arrays
+from aegis_backbones.scenes import ALL_SHAPES
 from aegis_backbones.source import nano_scenes
 from aegis_backbones.tokenizer import train_tokenizer
+from aegis_envs.objects import COLOURS
 from aegis_policy.answering import load_vlm
 from aegis_policy.knowledge.sources import load_anchor, shipped_anchor
 from aegis_policy.network.backbone import Backbone, resolve_backbone
@@ -112,6 +114,24 @@ def test_mirroring_a_scene_exchanges_left_and_right_in_picture_and_truth():
     for (_, _, u, v), (_, _, flipped_u, flipped_v) in zip(scenes.objects(0), mirrored.objects(0), strict=True):
         assert flipped_u == pytest.approx(1 - u, abs=1e-6)
         assert flipped_v == v
+
+
+def test_shifting_a_scene_moves_picture_and_truth_and_forgets_what_leaves_it():
+    image = np.arange(96 * 96 * 3, dtype=np.uint32).astype(np.uint8).reshape(1, 96, 96, 3)
+    places = np.array([[[0.5, 0.5], [0.95, 0.5]]], np.float32)
+    scenes = Scenes(image, np.array([[0, 1]], np.int8), np.array([[2, 3]], np.int8), places)
+    moved = scenes.shifted(np.array([[8, -4]]))
+    assert np.array_equal(moved.images[0, :92, 8:], image[0, 4:, :88])
+    assert moved.objects(0) == [
+        (next(iter(COLOURS)), ALL_SHAPES[2], pytest.approx(0.5 + 8 / 96), pytest.approx(0.5 - 4 / 96))
+    ]
+
+
+def test_the_mention_of_a_thing_is_found_at_the_token_that_ends_it(processor):
+    tokens = Tokens(processor.tokenizer)
+    question = "Is the red cube left or right of the ball?"
+    words = processor.tokenizer.convert_ids_to_tokens(list(tokens.prompt(question)))
+    assert [words[tokens.last_of(w, question)].lstrip("Ġ") for w in ("red cube", "ball")] == ["cube", "ball"]
 
 
 def test_the_source_deals_the_families_evenly_and_repeats_itself():

@@ -57,6 +57,17 @@ def test_counts_count():
             assert question.answers[0] == "2"
 
 
+def test_mentions_are_words_of_the_question_with_the_place_of_what_they_name():
+    for family, number in (("colour", 1), ("shape", 1), ("left_right", 2), ("above_below", 2), ("where", 1)):
+        for question in asked(ONE_EACH, family):
+            assert len(question.mentions) == number
+            for words, u, v in question.mentions:
+                assert words in question.question
+                assert (u, v) == ((0.2, 0.2) if "red" in words or "cube" in words else (0.8, 0.75))
+    for question in asked(ONE_EACH, "existence"):
+        assert len(question.mentions) == (question.answers[0] == "yes")
+
+
 def test_ambiguous_things_are_not_referred_to():
     twins = [("red", "cube", 0.2, 0.2), ("red", "cube", 0.8, 0.8)]
     for family in ("colour", "shape", "left_right", "above_below", "where"):
