@@ -50,10 +50,10 @@ class AegisVLAConfig(PreTrainedConfig):
     # What AEGIS projects: "subspace" keeps each weight's step off the directions that the anchor's inputs use;
     # "gradient" is arXiv 2604.16067 to the letter; "update" the same on the step that Adam really takes.
     projection: str = "subspace"
-    # Subspace, soft form: P = (I + Sigma / epsilon)^-1, epsilon in units of the mean eigenvalue of Sigma.
-    epsilon: float | None = 0.3
-    # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1]. Excludes epsilon.
-    energy: float | None = None
+    # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1].
+    energy: float | None = 0.99
+    # Subspace, soft form: P = (I + Sigma / epsilon)^-1, epsilon in units of the mean eigenvalue of Sigma. Excludes energy.
+    epsilon: float | None = None
     # Whether vision tower and projector learn too (False: language layers only).
     tune_vision: bool = True
 
@@ -109,7 +109,7 @@ class AegisVLAConfig(PreTrainedConfig):
         if (self.epsilon is None) == (self.energy is None):
             raise ValueError(
                 f"Exactly one of epsilon (soft) and energy (hard) shapes the subspace: got epsilon={self.epsilon} and "
-                f"energy={self.energy}. For the hard form give --policy.epsilon=null --policy.energy=0.99."
+                f"energy={self.energy}. For the soft form give --policy.energy=null --policy.epsilon=0.3."
             )
         if self.epsilon is not None and self.epsilon <= 0:
             raise ValueError(f"epsilon must be positive: got {self.epsilon}. Larger leaves more open.")
