@@ -52,7 +52,7 @@ class AegisVLAConfig(PreTrainedConfig):
     projection: str = "subspace"
     # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1].
     energy: float | None = 0.99
-    # Subspace, soft form: P = (I + Sigma / epsilon)^-1, epsilon in units of the mean eigenvalue of Sigma. Excludes energy.
+    # Subspace, soft form, excludes energy: P = (I + Sigma / epsilon)^-1, epsilon in units of Sigma's mean eigenvalue.
     epsilon: float | None = None
     # Whether vision tower and projector learn too (False: language layers only).
     tune_vision: bool = True
