@@ -155,12 +155,12 @@ class Trainer:
         correct, family, patches = [], [], []
         for indices in _split(len(scenes.images), parts=max(1, len(scenes.images) // IMAGES_A_BATCH["answer"])):
             part = scenes.take(indices, mirrored=np.zeros(len(indices), bool))
-            questions = questions_about(part, rng, each=QUESTIONS_AN_IMAGE, weights=weights)
-            batch = collate(part.images, questions, self.tokens)
             with torch.no_grad():
-                features = self.model.get_image_features(batch.pixel_values).pooler_output
+                features = self.model.get_image_features(to_pixel_values(part.images)).pooler_output
                 patches.append(self._patch_loss(features, part)[1])
                 if self.stage == "answer":
+                    questions = questions_about(part, rng, each=QUESTIONS_AN_IMAGE, weights=weights)
+                    batch = collate(part.images, questions, self.tokens)
                     correct.append(answer_loss(self.model, batch, features).correct)
                     family.append(batch.family)
         looks = {k: float(np.mean([p[k] for p in patches])) for k in patches[0]}
