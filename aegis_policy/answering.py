@@ -28,7 +28,7 @@ class VLM:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's weights (`aegis_policy.aegis.fingerprint`): two checkpoints that know the same share it."""
+        """Names the model's weights: SHA-256 as in `aegis_policy.aegis.fingerprint`."""
         return fingerprint(self.model.state_dict())
 
     @torch.no_grad()

@@ -30,5 +30,6 @@ def nano_scenes(*, count: int, seed: int, split: str) -> list[VQASample]:
             question = ask(picture.seen, rng, FAMILIES[len(samples) % len(FAMILIES)])
             index += 1
             if question is not None:
-                samples.append(VQASample((Image.fromarray(picture.image),), *question[:3]))
+                image = Image.fromarray(picture.image)
+                samples.append(VQASample((image,), question.question, question.answers, question.family))
     return samples

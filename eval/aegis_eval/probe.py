@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores = {probe.name: _run(vlm, probe, arguments.batch_size, console) for probe in probes}
     Console().print(score_table(scores, title=str(checkpoint)))
     if arguments.out is not None:
-        report = make_report(checkpoint, probes, scores, vlm=vlm, seconds=time.perf_counter() - started)
+        report = make_report(
+            checkpoint, probes, scores, fingerprint=vlm.fingerprint, seconds=time.perf_counter() - started
+        )
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         console.print(f"Wrote {arguments.out}", markup=False, soft_wrap=True)
@@ -76,14 +78,14 @@ def make_report(
     probes: Sequence[Probe],
     scores: dict[str, Score],
     *,
-    vlm: Answerer,
+    fingerprint: str,
     seconds: float,
 ) -> dict[str, Any]:
     """Everything there is to know about one run of the command, as plain data."""
     return {
         "schema": SCHEMA,
         "checkpoint": str(checkpoint),
-        "fingerprint": getattr(vlm, "fingerprint", None),
+        "fingerprint": fingerprint,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "interval": "Wilson, 95 %",
