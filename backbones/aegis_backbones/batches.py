@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PaliGemmaForConditionalGeneration, PreTrainedTokenizerFast
 
-from aegis_backbones.architecture import IMAGE_TOKENS
+from aegis_backbones.architecture import GRID, IMAGE_TOKENS
 from aegis_backbones.questions import FAMILIES, Question, ask
 from aegis_backbones.scene_store import Scenes
 
@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     family: Tensor  # (B K,), an index into FAMILIES
     mentioned_at: Tensor  # (n, 2): row and position of each mention's last token
     mentioned: Tensor  # (n, 2): where in the picture the mentioned thing is, (u, v) in [0, 1]
+    meant: Tensor  # (B K, P), 1 where the centre of a thing that the question is about lies in the patch
 
 
 class Answers(NamedTuple):
@@ -35,7 +36,7 @@ class Answers(NamedTuple):
 
     loss: Tensor  # mean cross-entropy of the answers' tokens
     correct: Tensor  # (B K,) bool, whether every token of the answer comes first
-    half_way: Tensor  # (B K, T, D), hidden states after half of the language layers
+    half_way: Tensor  # (B K, P + T, D), hidden states after half of the language layers
 
 
 class Tokens:
@@ -118,6 +119,10 @@ def collate(images: np.ndarray, questions: Sequence[Sequence[Question]], tokens:
     family = torch.tensor([FAMILIES.index(q.family) for q in flat])
     found = [(row, tokens.last_of(m.words, q.question), m.u, m.v) for row, q in enumerate(flat) for m in q.mentions]
     mentions = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
+    meant = np.zeros((len(flat), GRID, GRID), np.float32)
+    for row, question in enumerate(flat):
+        for u, v in question.meant:
+            meant[row, min(int(v * GRID), GRID - 1), min(int(u * GRID), GRID - 1)] = 1
     tokens_, mask_, is_answer_ = (torch.from_numpy(a) for a in (ids, mask, is_answer))
     return Batch(
         to_pixel_values(images),
@@ -127,6 +132,7 @@ def collate(images: np.ndarray, questions: Sequence[Sequence[Question]], tokens:
         family,
         mentioned_at=mentions[:, :2].long(),
         mentioned=mentions[:, 2:].float(),
+        meant=torch.from_numpy(meant).flatten(1),
     )
 
 
@@ -147,7 +153,7 @@ def answer_loss(model: PaliGemmaForConditionalGeneration, batch: Batch, features
         use_cache=False,
         output_hidden_states=True,
     )
-    half_way = run.hidden_states[(len(run.hidden_states) - 1) // 2][:, IMAGE_TOKENS:]
+    half_way = run.hidden_states[(len(run.hidden_states) - 1) // 2]
     hidden = run.last_hidden_state[:, IMAGE_TOKENS:]
     asked = batch.is_answer.bool()
     before = torch.roll(asked, -1, dims=1)  # a token is predicted from the position before it

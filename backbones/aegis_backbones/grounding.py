@@ -1,32 +1,41 @@
-"""What the words of a question should know half way through the language layers: where the thing is that they name.
+"""What should be known half way through the language layers: which things a question is about, and where they are.
 
-Comparing two things takes finding both, and the answer alone (one bit) teaches the finding hardly at all: "left" or
-"right" stays a guess for thousands of steps. So while pre-training, the hidden state of a mention's last token ("the
-red [cube]") is also asked for the thing's place by a linear head, which is thrown away afterwards.
+Comparing two things takes finding both, counting takes telling those that count from the others, and the answer alone
+(one bit, one digit) teaches the finding hardly at all: "left" or "right" stays a guess for thousands of steps. So while
+pre-training, linear heads read hidden states: the last token of a mention ("the red [cube]") is asked for the thing's
+place, and every image token, which has seen the question, whether its patch holds a thing that the question is about.
+The heads are thrown away afterwards.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aegis_backbones.architecture import IMAGE_TOKENS
 from aegis_backbones.batches import Answers, Batch
-from aegis_backbones.patch_targets import WEIGHT_OF_PLACE
+from aegis_backbones.patch_targets import WEIGHT_OF_PLACE, WEIGHT_OF_PRESENCE
 
 
 class GroundingHead(nn.Module):
-    """The linear reader of places. State: its weights."""
+    """The linear readers of places and of what is meant. State: their weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.place = nn.Linear(width, 2)
+        self.meant = nn.Linear(width, 1)
 
-    def loss(self, answers: Answers, batch: Batch) -> tuple[Tensor, float]:
-        """The weighted squared error of places, and the mean absolute error as a reading (picture sides)."""
-        if not len(batch.mentioned):
-            return answers.half_way.new_zeros(()), 0.0
-        row, position = batch.mentioned_at.unbind(1)
-        hidden = answers.half_way[row, position]  # (n, D)
-        error = self.place(F.rms_norm(hidden, hidden.shape[-1:])) - batch.mentioned
-        with torch.no_grad():
-            reading = error.abs().mean().item()
-        return WEIGHT_OF_PLACE * error.square().sum(-1).mean(), reading
+    def loss(self, answers: Answers, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The weighted loss of both heads, and readings.
+
+        "mention place" is the mean absolute error of places in picture sides, "meant" the share of questions of
+        which every patch is told right.
+        """
+        hidden = F.rms_norm(answers.half_way, answers.half_way.shape[-1:])
+        meant = self.meant(hidden[:, :IMAGE_TOKENS]).squeeze(-1)  # (B K, P)
+        loss = WEIGHT_OF_PRESENCE * F.binary_cross_entropy_with_logits(meant, batch.meant)
+        readings = {"meant": ((meant > 0) == batch.meant.bool()).all(1).float().mean().item()}
+        if len(batch.mentioned):
+            row, position = batch.mentioned_at.unbind(1)
+            error = self.place(hidden[row, IMAGE_TOKENS + position]) - batch.mentioned
+            loss = loss + WEIGHT_OF_PLACE * error.square().sum(-1).mean()
+            readings["mention place"] = error.abs().mean().item()
+        return loss, readings

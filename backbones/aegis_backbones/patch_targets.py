@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+WEIGHT_OF_PRESENCE = 4.0  # few patches hold a thing
 WEIGHT_OF_PLACE = 20.0  # squared errors of coordinates in [0, 1] are small beside cross-entropies
 
 
@@ -63,7 +64,7 @@ class PatchHeads(nn.Module):
             shape_words: (4, D) embedding weights of the shapes' tokens.
         """
         present = self.present(features).squeeze(-1)  # (B, P)
-        loss_present = F.binary_cross_entropy_with_logits(present, targets.present.float()) * 4
+        loss_present = WEIGHT_OF_PRESENCE * F.binary_cross_entropy_with_logits(present, targets.present.float())
         owned = features[targets.present]  # (n, D)
         colour, shape = owned @ colour_words.T, owned @ shape_words.T
         loss_colour = F.cross_entropy(colour, targets.colour[targets.present])

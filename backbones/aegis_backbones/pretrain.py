@@ -4,7 +4,7 @@
 
 renders scenes (kept under OUT/scenes), trains in two stages and writes the transformers folder OUT/nano_vlm, the
 very folder that ships as `aegis_policy/assets/nano_vlm`. Stage "look": the vision tower learns from per-patch
-targets. Stage "answer": the whole model learns to answer, and where the things are that a question mentions.
+targets. Stage "answer": the whole model learns to answer, and which things a question is about and where they are.
 Interrupted and started again it goes on where it was (OUT/checkpoint.pt).
 """
 
@@ -24,8 +24,8 @@ from aegis_backbones.trainer import STAGES, Trainer
 from aegis_policy.answering import load_vlm
 
 LOOK_SHARE = 0.3  # of --minutes
-LOOK_STEPS = 6500
-ANSWER_STEPS = 3000
+LOOK_STEPS = 7500
+ANSWER_STEPS = 3400
 REPORT_EVERY = 100  # steps
 CHECKPOINT_EVERY = 200  # steps
 WATCHED_SCENES = 320  # validation scenes that are looked at while training

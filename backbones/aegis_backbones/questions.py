@@ -38,12 +38,14 @@ class Mention(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question and its accepted answers, the canonical one first."""
+    """A question and its accepted answers, the canonical one first; `meant` is the place (u, v) of every thing that
+    the question is about: those that are counted, the one that is named."""
 
     question: str
     answers: tuple[str, ...]
     family: str
     mentions: tuple[Mention, ...] = ()
+    meant: tuple[tuple[float, float], ...] = ()
 
 
 Objects = Sequence[tuple[str, str, float, float]]  # (colour, shape, u, v), u to the right and v downwards in [0, 1]
@@ -68,11 +70,23 @@ def ask(objects: Objects, rng: np.random.Generator, family: str) -> Question | N
     found = _ASKERS[family](objects, rng)
     if found is None:
         return None
-    question, answers, mentions = found
-    return Question(question, answers, family, mentions)
+    return Question(found.text, found.answers, family, found.mentions, found.meant)
 
 
-Asked = tuple[str, tuple[str, ...], tuple[Mention, ...]] | None
+class _Found(NamedTuple):
+    """What an asker has found."""
+
+    text: str
+    answers: tuple[str, ...]
+    mentions: tuple[Mention, ...]
+    meant: tuple[tuple[float, float], ...]
+
+
+Asked = _Found | None
+
+
+def _about(text: str, answers: tuple[str, ...], *mentions: Mention) -> _Found:
+    return _Found(text, answers, mentions, tuple((m.u, m.v) for m in mentions))
 
 
 def _colour(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -80,7 +94,7 @@ def _colour(objects: Objects, rng: np.random.Generator) -> Asked:
     if not candidates:
         return None
     colour, shape, u, v = _choose(rng, candidates)
-    return _phrase(rng, PHRASINGS["colour"], shape=shape), (colour,), (Mention(shape, u, v),)
+    return _about(_phrase(rng, PHRASINGS["colour"], shape=shape), (colour,), Mention(shape, u, v))
 
 
 def _shape(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -88,20 +102,21 @@ def _shape(objects: Objects, rng: np.random.Generator) -> Asked:
     if not candidates:
         return None
     colour, shape, u, v = _choose(rng, candidates)
-    return _phrase(rng, PHRASINGS["shape"], colour=colour), (shape,), (Mention(colour, u, v),)
+    return _about(_phrase(rng, PHRASINGS["shape"], colour=colour), (shape,), Mention(colour, u, v))
 
 
 def _count(objects: Objects, rng: np.random.Generator) -> Asked:
     """Each number that the picture offers is as likely as any other: "0" and "1" must not be a good guess."""
-    by_number: dict[int, list[str]] = {}
+    by_number: dict[int, list[tuple[str, tuple[tuple[float, float], ...]]]] = {}
     for colour, shape in product((*COLOURS, None), (*ALL_SHAPES, None)):
-        number = sum(colour in (o[0], None) and shape in (o[1], None) for o in objects)
-        if colour and shape and number < 2:
+        counted = tuple((u, v) for c, s, u, v in objects if colour in (c, None) and shape in (s, None))
+        if colour and shape and len(counted) < 2:
             continue  # that is what "existence" asks
         words = [*([colour] if colour else []), f"{shape}s" if shape else "objects"]
-        by_number.setdefault(number, []).append(" ".join(words))
+        by_number.setdefault(len(counted), []).append((" ".join(words), counted))
     number = _choose(rng, sorted(by_number))
-    return _phrase(rng, PHRASINGS["count"], things=_choose(rng, by_number[number])), (str(number),), ()
+    things, counted = _choose(rng, by_number[number])
+    return _Found(_phrase(rng, PHRASINGS["count"], things=things), (str(number),), (), counted)
 
 
 def _existence(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -110,13 +125,13 @@ def _existence(objects: Objects, rng: np.random.Generator) -> Asked:
     if rng.random() < 0.5 and kinds:
         colour, shape = _choose(rng, sorted(kinds))
         thing = f"{colour} {shape}"
-        places = [(u, v) for c, s, u, v in objects if (c, s) == (colour, shape)]
+        places = tuple((u, v) for c, s, u, v in objects if (c, s) == (colour, shape))
         mentions = (Mention(thing, *places[0]),) if len(places) == 1 else ()
-        return _phrase(rng, PHRASINGS["existence"], thing=thing), ("yes",), mentions
+        return _Found(_phrase(rng, PHRASINGS["existence"], thing=thing), ("yes",), mentions, places)
     absent = [k for k in product(COLOURS, ALL_SHAPES) if k not in kinds]
     near = [k for k in absent if any((k[0] == c) != (k[1] == s) for c, s in kinds)]
     colour, shape = _choose(rng, near if near and rng.random() < 0.7 else absent)
-    return _phrase(rng, PHRASINGS["existence"], thing=f"{colour} {shape}"), ("no",), ()
+    return _about(_phrase(rng, PHRASINGS["existence"], thing=f"{colour} {shape}"), ("no",))
 
 
 def _left_right(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -138,8 +153,9 @@ def _relation(
         return None
     (first, first_names), (second, second_names) = _choose(rng, pairs)
     a, b = _prefer_full(rng, first_names), _prefer_full(rng, second_names)
-    mentions = (Mention(a, *first[2:]), Mention(b, *second[2:]))
-    return _phrase(rng, PHRASINGS[family], a=a, b=b), (smaller if first[axis] < second[axis] else larger,), mentions
+    answer = smaller if first[axis] < second[axis] else larger
+    text = _phrase(rng, PHRASINGS[family], a=a, b=b)
+    return _about(text, (answer,), Mention(a, *first[2:]), Mention(b, *second[2:]))
 
 
 def _where(objects: Objects, rng: np.random.Generator) -> Asked:
@@ -156,7 +172,7 @@ def _where(objects: Objects, rng: np.random.Generator) -> Asked:
     if (row_word, column_word) == ("middle", "center"):
         answers += ("center", "middle")
     name = _prefer_full(rng, names)
-    return _phrase(rng, PHRASINGS["where"], a=name), answers, (Mention(name, *place),)
+    return _about(_phrase(rng, PHRASINGS["where"], a=name), answers, Mention(name, *place))
 
 
 _ASKERS: dict[str, Callable[[Objects, np.random.Generator], Asked]] = {

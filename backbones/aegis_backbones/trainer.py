@@ -1,7 +1,7 @@
 """One training step of the nano backbone, and its state.
 
-Stage "look": the per-patch loss on projected image tokens. Stage "answer": cross-entropy of answers, the places of
-what the questions mention, and the per-patch loss; the vision side, which has learned to look, moves slowly then.
+Stage "look": the per-patch loss on projected image tokens. Stage "answer": cross-entropy of answers, what the
+questions are about and where it is, and the per-patch loss; the vision side, which has learned to look, moves slowly.
 Batches depend on seed, stage and step alone.
 """
 
@@ -31,6 +31,7 @@ IMAGES_A_BATCH = {"look": 48, "answer": 32}
 QUESTIONS_AN_IMAGE = 4
 PATCH_WEIGHT = 0.5  # of the per-patch loss while answers are learned
 VISION_RATE = 0.15  # of the learning rate, for tower and projector while answers are learned
+ALWAYS_ASKED = 0.02  # added to a family's error: its weight among the questions
 LARGEST_SHIFT = 8  # pixels that pictures are moved by while looking is learned
 WARM_UP = 100  # steps until a stage's peak learning rate
 WEIGHT_DECAY = 0.02
@@ -132,13 +133,14 @@ class Trainer:
 
     def _answer(self, scenes: Scenes, seed: int) -> tuple[tuple[Tensor | None, ...], dict[str, float]]:
         rng = np.random.default_rng(seed)
-        weights = self.family_error + 0.03
+        weights = self.family_error + ALWAYS_ASKED
         questions = questions_about(scenes, rng, each=QUESTIONS_AN_IMAGE, weights=weights / weights.sum())
         batch = collate(scenes.images, questions, self.tokens)
         features = self.model.get_image_features(batch.pixel_values).pooler_output
         answers = answer_loss(self.model, batch, features)
         patch, readings = self._patch_loss(features, scenes)
-        grounding, readings["mention place"] = self.grounding_head.loss(answers, batch)
+        grounding, found = self.grounding_head.loss(answers, batch)
+        readings |= found
         for i, family in enumerate(FAMILIES):
             if bool((batch.family == i).any()):
                 readings[family] = answers.correct[batch.family == i].float().mean().item()

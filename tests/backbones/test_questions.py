@@ -68,6 +68,18 @@ def test_mentions_are_words_of_the_question_with_the_place_of_what_they_name():
         assert len(question.mentions) == (question.answers[0] == "yes")
 
 
+def test_a_question_is_about_what_it_names_or_counts():
+    cubes = [("red", "cube", 0.2, 0.2), ("blue", "cube", 0.5, 0.5), ("blue", "ball", 0.8, 0.8)]
+    for question in asked(cubes, "count", 200):
+        assert len(question.meant) == int(question.answers[0])
+        if " cubes" in question.question and "blue" not in question.question and "red" not in question.question:
+            assert set(question.meant) == {(0.2, 0.2), (0.5, 0.5)}
+    for family in FAMILIES:
+        for question in asked(ONE_EACH, family):
+            assert {(m.u, m.v) for m in question.mentions} <= set(question.meant)
+            assert bool(question.meant) == (question.answers[0] not in ("no", "0"))
+
+
 def test_ambiguous_things_are_not_referred_to():
     twins = [("red", "cube", 0.2, 0.2), ("red", "cube", 0.8, 0.8)]
     for family in ("colour", "shape", "left_right", "above_below", "where"):
