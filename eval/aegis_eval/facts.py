@@ -82,9 +82,10 @@ def _versions(result: RunResult) -> str:
 
 
 def _dates(dates: Sequence[str]) -> str:
-    first, last = min(dates, default=""), max(dates, default="")
+    known = [date for date in dates if date]
+    first, last = min(known, default=""), max(known, default="")
     return first if first == last else f"{first} to {last}"
 
 
 def _joined(texts: Iterable[str], by: str = ", ") -> str:
-    return by.join(texts)
+    return by.join(text for text in texts if text)

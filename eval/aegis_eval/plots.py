@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
 from aegis_eval.bootstrap import Estimate
 from aegis_eval.figure_style import (
@@ -243,6 +243,7 @@ def loss_over_steps(comparison: Comparison) -> Plot | None:
             axes.plot(curve.steps, curve.values, color=_colour(comparison, row), linewidth=1.6)
             _panel_title(axes, comparison, row)
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
             steps_axis(axes, bins=4)

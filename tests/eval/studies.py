@@ -108,13 +108,13 @@ def made_up_run(arm, lr, seed, *, videos=(), end=None, settings=None):
     )
 
 
-def made_up_pretrained():
+def made_up_pretrained(settings=None):
     rng = np.random.default_rng(0)
     return RunResult(
         arm="pretrained",
         lr=0.0,
         seed=0,
-        settings={},
+        settings=settings or {},
         probes={name: answers(rng, 0.97 - 0.02 * place, n) for place, (name, n) in enumerate(PROBES.items())},
     )
 
