@@ -9,7 +9,7 @@ from aegis_eval.bootstrap import REPLICATES, Estimate
 from aegis_eval.facts import Origin, facts, shown_commands
 from aegis_eval.figure_style import ARMS, Plot
 from aegis_eval.films import chosen_films, film_html
-from aegis_eval.plots import inner_plots, tradeoffs
+from aegis_eval.plots import inner_plots, pooled_vqa_over_steps, tradeoffs
 from aegis_eval.probes import find_probe
 from aegis_eval.results import Comparison, Row
 from aegis_eval.scoring import ALL
@@ -38,7 +38,7 @@ def render_page(comparison: Comparison, source: Origin, *, folder: Path) -> str:
     body = [
         _header(comparison, source),
         _tiles(comparison),
-        _figures(tradeoffs(comparison)),
+        _figures([*_first(comparison), *tradeoffs(comparison)]),
         _summary(comparison),
         _families(comparison),
         _section("Inside the training", inner_plots(comparison)),
@@ -100,6 +100,12 @@ def _figures(plots: Sequence[Plot]) -> str:
         for plot in plots
     )
     return f'<section class="figures">\n{figures}\n</section>' if plots else ""
+
+
+def _first(comparison: Comparison) -> list[Plot]:
+    """Of a few arms, how they forget, before everything else."""
+    plot = pooled_vqa_over_steps(comparison) if len(comparison.rows) <= MOST_TILES else None
+    return [] if plot is None else [plot]
 
 
 def _section(title: str, plots: Sequence[Plot]) -> str:

@@ -227,6 +227,38 @@ def vqa_over_steps(comparison: Comparison) -> Plot | None:
         return Plot(to_svg(figure, "vqa"), caption, wide=True)
 
 
+def pooled_vqa_over_steps(comparison: Comparison) -> Plot | None:
+    """The same of all families together, every arm in one panel: for a few arms."""
+    curves = [(row, mean_curve([run.curves.vqa for run in row.runs.values()])) for row in comparison.rows]
+    curves = [(row, curve) for row, curve in curves if curve.steps]
+    if not curves:
+        return None
+    with style():
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        for row, curve in curves:
+            marker = arm_marker(comparison.study.arms.index(row.arm))
+            axes.plot(curve.steps, curve.values, color=_colour(comparison, row), marker=marker)
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylabel("questions answered rightly")
+        axes.set_xlabel("training step")
+        steps_axis(axes)
+        middle = [(row, curve, len(curve.steps) // 2) for row, curve in curves]
+        label_points(
+            figure,
+            axes,
+            [(c.steps[k], c.values[k], row_name(comparison, row), _colour(comparison, row)) for row, c, k in middle],
+            bars=[
+                (*min(ends), *max(ends))
+                for _, curve in curves
+                for ends in zip(_vertices(curve)[:-1], _vertices(curve)[1:], strict=True)
+            ],
+        )
+        caption = "Accuracy on the monitor's held-out questions over training, every arm from the same weights."
+        return Plot(to_svg(figure, "vqa-pooled"), f"{caption[:-1]}{_of_seeds(comparison)}.")
+
+
 def loss_over_steps(comparison: Comparison) -> Plot | None:
     """Action loss while the arms train: a panel an arm and learning rate, the baseline behind it."""
     rows = [row for row in comparison.rows if any(run.curves.flow_loss.steps for run in row.runs.values())]
@@ -316,6 +348,10 @@ def mean_layer_curve(curves: Sequence[LayerCurve]) -> LayerCurve:
     steps = [step for step in present[0].steps if all(step in table for table in tables)]
     means = [np.mean([table[step] for table in tables], axis=0).tolist() for step in steps]
     return LayerCurve(steps, layers, means)
+
+
+def _vertices(curve: Curve) -> list[tuple[float, float]]:
+    return list(zip(curve.steps, curve.values, strict=True))
 
 
 def _scale(values: Any, least: float) -> LogNorm:
