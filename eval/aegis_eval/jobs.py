@@ -20,6 +20,7 @@ from typing import IO, Any
 POLL_S = 0.5
 TAIL_BYTES = 8192
 TAIL_LINES = 25
+_MAXRSS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
 _COMMAND = "# command: "  # before each attempt's output in a log
 
 
@@ -65,12 +66,13 @@ class Job:
 
 @dataclass
 class Running:
-    """A job under way."""
+    """A job under way; `peak_mib` is its largest resident memory in MiB, known once it has ended."""
 
     job: Job
     process: subprocess.Popen[bytes]
     command: list[str]
     started: float = field(default_factory=time.monotonic)
+    peak_mib: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -80,6 +82,15 @@ class Running:
     def share(self) -> float | None:
         """Share done, if the log tells."""
         return self.job.progress(read_tail(self.job.log))
+
+    def ended(self) -> bool:
+        """Whether the process has ended; reaps it together with what it used."""
+        if self.process.returncode is None:
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.peak_mib = usage.ru_maxrss / _MAXRSS_PER_MIB
+        return self.process.returncode is not None
 
 
 class JobFailed(RuntimeError):
@@ -126,7 +137,7 @@ def run_jobs(
                 running.append(_start(job, environment))
             on_tick(running)
             time.sleep(POLL_S)
-            for one in [r for r in running if r.process.poll() is not None]:
+            for one in [r for r in running if r.ended()]:
                 running.remove(one)
                 _finish(one)
                 on_end(one.job, one.seconds)
@@ -144,28 +155,9 @@ def read_tail(path: Path) -> str:
 
 
 def read_marker(job: Job) -> dict[str, Any]:
-    """Command and seconds of a job that is done."""
+    """Command, seconds and peak memory (MiB) of a job that is done."""
     content: dict[str, Any] = json.loads(job.marker.read_text())
     return content
-
-
-def remaining_seconds(jobs: Sequence[Job], running: Sequence[Running], *, workers: int, pace: float = 1.0) -> float:
-    """Rough time left: work that is left, spread over the workers.
-
-    Args:
-        jobs: All jobs.
-        running: Those under way.
-        workers: How many run at once.
-        pace: Measured seconds over expected seconds so far.
-    """
-    active = {r.job.name for r in running}
-    left = [pace * job.expected_s for job in jobs if not job.done and job.name not in active]
-    for one in running:
-        share = one.share()
-        by_expectation = pace * one.job.expected_s - one.seconds
-        # The first tenth of a progress bar says little: the command's start-up is in it.
-        left.append(max(one.seconds * (1 - share) / share if share and share > 0.1 else by_expectation, 1.0))
-    return max(sum(left) / workers, max(left, default=0.0))
 
 
 def available_cores() -> int:
@@ -207,7 +199,11 @@ def _finish(one: Running) -> None:
     status = one.process.returncode
     if status != 0:
         raise JobFailed(one.job, one.command, status)
-    content = {"command": _first_command(one.job), "seconds": round(one.seconds, 1)}
+    content = {
+        "command": _first_command(one.job),
+        "seconds": round(one.seconds, 1),
+        "peak_mib": None if one.peak_mib is None else round(one.peak_mib),
+    }
     # Written beside and moved: a marker is whole or not there.
     part = one.job.marker.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,218 +1,284 @@
-"""A study as one HTML page that needs nothing but itself: figures, films and style are inside it."""
+"""A comparison as one HTML page that needs nothing but itself: figures, films, style and script are inside it."""
 
-from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from aegis_eval.plots import ARMS, Plot, all_plots
-from aegis_eval.results import Arm, Study
+from aegis_eval.bootstrap import REPLICATES, Estimate
+from aegis_eval.facts import Origin, facts, shown_commands
+from aegis_eval.figure_style import ARMS, Plot
+from aegis_eval.films import chosen_films, film_html
+from aegis_eval.plots import inner_plots, pooled_vqa_over_steps, tradeoffs
+from aegis_eval.probes import find_probe
+from aegis_eval.results import Comparison, Row
 from aegis_eval.scoring import ALL
-from aegis_eval.statistics import Rate
-from aegis_eval.tables import NOTHING, Cells, difference_cells, family_cells, summary_cells
+from aegis_eval.tables import (
+    Cells,
+    difference_cells,
+    family_cells,
+    parts,
+    probes_of,
+    row_name,
+    summary_cells,
+    task_cells,
+)
 
-FILMS = 4  # an arm: the first episodes, chosen by nobody
+MOST_TILES = 4  # more arms than that are better read in the table
 
 
-def write_page(study: Study, path: Path, *, folder: Path) -> None:
-    """Write the page.
+def render_page(comparison: Comparison, source: Origin, *, folder: Path) -> str:
+    """The page's HTML.
 
     Args:
-        study: What was found.
-        path: The HTML file.
-        folder: What the study's video paths are relative to.
+        comparison: What was found.
+        source: The command that made it.
+        folder: What the video paths are relative to.
     """
-    path.write_text(render_page(study, folder=folder), encoding="utf-8")
-
-
-def render_page(study: Study, *, folder: Path) -> str:
-    """The page's HTML."""
-    plots = all_plots(study)
     body = [
-        _header(study),
-        _tiles(study),
-        _figures([plots[name] for name in ("vqa", "tradeoff") if name in plots]),
-        _summary(study),
-        _families(study),
-        _inside([plots[name] for name in ("layers", "loss") if name in plots]),
-        _films(study, folder),
-        _facts(study),
+        _header(comparison, source),
+        _tiles(comparison),
+        _figures([*_first(comparison), *tradeoffs(comparison)]),
+        _summary(comparison),
+        _families(comparison),
+        _section("Inside the training", inner_plots(comparison)),
+        _films(comparison, folder),
+        _made(comparison, source),
     ]
-    style = (files("aegis_eval") / "page.css").read_text(encoding="utf-8")
+    package = files("aegis_eval")
+    style = (package / "page.css").read_text(encoding="utf-8")
+    script = (package / "page.js").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(study.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(comparison.study.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
+        + f"\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
-def _header(study: Study) -> str:
+def _header(comparison: Comparison, source: Origin) -> str:
+    partial = (
+        f'<p class="partial">Partial: {comparison.done} of {comparison.planned} runs have ended. Every number here is '
+        "that of the runs there are.</p>\n"
+        if comparison.done < comparison.planned
+        else ""
+    )
     return (
-        f'<header>\n<p class="eyebrow">aegis-demo</p>\n<h1>{escape(study.title)}</h1>\n'
-        f'<p class="lead">{escape(study.summary)}</p>\n</header>'
+        f'<header>\n<p class="eyebrow">{escape(source.program)}</p>\n<h1>{escape(comparison.study.title)}</h1>\n'
+        f'<p class="lead">{escape(comparison.study.summary)}</p>\n{partial}</header>'
     )
 
 
-def _tiles(study: Study) -> str:
-    tiles = "\n".join(_tile(study, arm) for arm in study.arms)
+def _tiles(comparison: Comparison) -> str:
+    if len(comparison.rows) > MOST_TILES:
+        return ""
+    tiles = "\n".join(_tile(comparison, row) for row in comparison.rows)
     return f'<section class="tiles">\n{tiles}\n</section>'
 
 
-def _tile(study: Study, arm: Arm) -> str:
+def _tile(comparison: Comparison, row: Row) -> str:
     rows = []
-    for probe in study.probes:
-        if probe in arm.probes:
-            before = study.reference.probes.get(probe)
-            small = f"from {_share(before.family())}" if before else ""
-            rows.append((f"VQA, {probe}", _share(arm.probes[probe].family()), small))
-    if arm.success is not None:
-        rows.append(("success", _share(arm.success), f"{_range(arm.success)} of {arm.success.trials} episodes"))
+    for probe, found in row.vqa.items():
+        before = comparison.untouched.get(probe, {}).get(ALL)
+        rows.append((f"VQA, {probe}", _share(found[ALL]), f"from {_share(before)}" if before else ""))
+    for name, acts in row.success.items():
+        rows.append((f"success, {name.replace('_', ' ')}", _share(acts), _range(acts)))
     listed = "\n".join(
         f"<dt>{escape(name)}</dt><dd>{value}<small>{escape(small)}</small></dd>" for name, value, small in rows
     )
     return (
-        f'<article class="tile" style="{_colour(study, arm)}">\n<h3>{escape(arm.label)}</h3>\n'
-        f"<p>{escape(arm.note)}</p>\n<dl>\n{listed}\n</dl>\n</article>"
+        f'<article class="tile" style="{_colour(comparison, row)}">\n<h3>{escape(row_name(comparison, row))}</h3>\n'
+        f"<p>{escape(row.arm.note)}</p>\n<dl>\n{listed}\n</dl>\n</article>"
     )
 
 
 def _figures(plots: Sequence[Plot]) -> str:
     figures = "\n".join(
-        f"<figure>\n{plot.svg}\n<figcaption>{escape(plot.caption)}</figcaption>\n</figure>" for plot in plots
+        f'<figure{" class=wide" if plot.wide else ""}>\n<div class="scroll">{plot.svg}</div>\n'
+        f"<figcaption>{escape(plot.caption)}</figcaption>\n</figure>"
+        for plot in plots
     )
-    return f'<section class="figures" style="margin-top:1rem">\n{figures}\n</section>' if plots else ""
+    return f'<section class="figures">\n{figures}\n</section>' if plots else ""
 
 
-def _summary(study: Study) -> str:
+def _first(comparison: Comparison) -> list[Plot]:
+    """Of a few arms, how they forget, before everything else."""
+    plot = pooled_vqa_over_steps(comparison) if len(comparison.rows) <= MOST_TILES else None
+    return [] if plot is None else [plot]
+
+
+def _section(title: str, plots: Sequence[Plot]) -> str:
+    return f"<h2>{escape(title)}</h2>\n{_figures(plots)}" if plots else ""
+
+
+def _summary(comparison: Comparison) -> str:
+    parts_ = [
+        "<h2>Before and after</h2>\n",
+        f'<p class="note">{escape(interval_note(comparison))} {escape(comparison.study.rollouts.chance_note)}</p>\n',
+        _panel(_table(comparison, summary_cells(comparison))),
+    ]
+    tasks = task_cells(comparison)
+    if len(tasks[0]) > 2:
+        parts_.append("<h2>Success by task</h2>\n" + _panel(_table(comparison, tasks)))
+    differences = difference_cells(comparison)
+    if len(differences) > 1:
+        parts_ += [
+            "<h2>Differences, pair by pair</h2>\n",
+            f'<p class="note">{escape(difference_note(comparison))}</p>\n',
+            _panel(_table(comparison, differences)),
+        ]
+    return "".join(parts_)
+
+
+def interval_note(comparison: Comparison) -> str:
+    """What the intervals are and what they cover, in words."""
+    same = "Every arm meets the same questions and the same initial states."
+    if len(comparison.seeds) <= 1:
+        return (
+            "Square brackets hold 95 % intervals: Wilson’s for rates, and for retention a bootstrap over questions. "
+            "They cover the choice of questions and of initial states, not that of the training seed: there is one "
+            f"seed an arm. {same}"
+        )
     return (
-        "<h2>Before and after</h2>\n"
-        '<p class="note">Square brackets hold 95 % Wilson intervals. They cover the choice of questions and of initial '
-        "states, not that of the training seed: there is one seed an arm. Every arm meets the same questions and "
-        f"the same initial states. {escape(study.chance_note)}</p>\n"
-        + _panel(_table(study, summary_cells(study)))
-        + "<h2>Differences, pair by pair</h2>\n"
-        '<p class="note">The same questions and initial states make pairs: percentage points with Newcombe’s 95 % '
-        "interval for paired rates, and the exact McNemar test for success.</p>\n"
-        + _panel(_table(study, difference_cells(study)))
+        f"A value is the mean over training seeds; round brackets hold every seed’s own ({_listed(comparison.seeds)}), "
+        f"square brackets a 95 % interval: a bootstrap of {REPLICATES:,} replicates that redraws seeds, and questions "
+        "within their families (initial states within their tasks) for all seeds at once. A row with one seed, or "
+        "without any variance, has Wilson’s interval. A bootstrap of few seeds is rather too narrow. Retention is "
+        f"accuracy over that of the untouched backbone on the same questions. {same}"
     )
 
 
-def _families(study: Study) -> str:
-    parts = ["<h2>What is forgotten</h2>"]
-    for probe, asks in study.probes.items():
-        cells = family_cells(study, probe)
-        if len(cells) > 1:
-            parts.append(_panel(f"<h3>{escape(probe)}</h3>\n{_heat_table(cells)}"))
-            parts.append(f'<p class="note">Accuracy in percent: {escape(asks)}.</p>')
-    return "\n".join(parts) if len(parts) > 1 else ""
+def difference_note(comparison: Comparison) -> str:
+    """How differences are paired, in words."""
+    method = (
+        "Newcombe’s 95 % interval for paired rates"
+        if len(comparison.seeds) <= 1
+        else "the same two-level bootstrap of the paired differences (Newcombe’s interval for a single seed)"
+    )
+    base = comparison.study.arm(comparison.study.baseline).label
+    return (
+        f"Percentage points over {base} at the same learning rate. The same questions, initial states and training "
+        f"seeds make pairs: {method}."
+    )
 
 
-def _inside(plots: Sequence[Plot]) -> str:
-    return f"<h2>Inside the training</h2>\n{_figures(plots)}" if plots else ""
+def _families(comparison: Comparison) -> str:
+    blocks = []
+    for probe in probes_of(comparison):
+        for retention in (False, True):
+            cells = family_cells(comparison, probe, retention=retention)
+            # With few arms the accuracies say it all.
+            if len(cells) > 1 and (not retention or len(comparison.rows) > MOST_TILES):
+                what = "retention" if retention else "accuracy"
+                blocks.append(_panel(f"<h3>{escape(probe)}, {what}</h3>\n{_heat_table(comparison, cells)}"))
+        blocks.append(f'<p class="note">In percent: {escape(find_probe(probe).description)}.</p>')
+    return "<h2>What is forgotten</h2>\n" + "\n".join(blocks) if blocks else ""
 
 
-def _films(study: Study, folder: Path) -> str:
-    arms = [arm for arm in study.arms if arm.videos and arm.successes is not None]
-    if not arms:
+def _films(comparison: Comparison, folder: Path) -> str:
+    chosen = chosen_films(comparison, folder=folder)
+    if not chosen:
         return ""
     blocks = []
-    for arm in arms:
-        assert arm.successes is not None
-        films = "\n".join(
-            _film(folder / video, succeeded, told)
-            for video, succeeded, told in zip(arm.videos[:FILMS], arm.successes, _told(study), strict=False)
-        )
+    for row, films in chosen:
+        shown = "\n".join(film_html(film) for film in films)
         blocks.append(
-            f'<div style="{_colour(study, arm)}"><h3><span class="dot"></span>{escape(arm.label)}</h3>\n'
-            f'<div class="films">\n{films}\n</div></div>'
+            f'<div style="{_colour(comparison, row)}"><h3><span class="dot"></span>'
+            f'{escape(row_name(comparison, row))}</h3>\n<div class="films">\n{shown}\n</div></div>'
         )
+    seed = f" of seed {min(comparison.seeds)}" if len(comparison.seeds) > 1 else ""
     return (
         "<h2>Rollouts</h2>\n"
-        f'<p class="note">The first {FILMS} episodes of each arm: one column of pictures a method, the same initial '
-        "state in the same place.</p>\n"
+        f'<p class="note">The first episodes of each arm{seed}: the same initial state in the same place.</p>\n'
         '<section class="rollouts">\n' + "\n".join(blocks) + "\n</section>"
     )
 
 
-def _told(study: Study) -> list[str]:
-    numbers = [f"episode {episode}" for episode in range(FILMS)]
-    return [f"“{told}”" for told in study.instructions] + numbers[len(study.instructions) :]
-
-
-def _film(path: Path, succeeded: bool, told: str) -> str:
-    data = b64encode(path.read_bytes()).decode()
-    verdict = '<span class="yes">success</span>' if succeeded else '<span class="no">failure</span>'
-    return (
-        '<div class="film"><video muted loop autoplay playsinline preload="auto" '
-        f'src="data:video/mp4;base64,{data}"></video><span>{escape(told)}: </span>{verdict}</div>'
+def _made(comparison: Comparison, source: Origin) -> str:
+    listed = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(comparison, source).items())
+    commands, note = shown_commands(comparison)
+    typed = "\n".join(
+        f"<h3>{escape(one.name)}</h3>\n<pre>{escape(one.command)}</pre><p class='note'>{one.seconds:.0f} s</p>"
+        for one in commands
     )
-
-
-def _facts(study: Study) -> str:
-    facts = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in study.facts.items())
-    commands = "\n".join(
-        f"<h3>{escape(name)}</h3>\n<pre>{escape(command)}</pre><p class='note'>{seconds:.0f} s</p>"
-        for name, command, seconds in study.commands
-    )
-    listed = (
-        f"<details>\n<summary>The exact commands ({len(study.commands)})</summary>\n{commands}\n</details>"
-        if study.commands
+    details = (
+        f"<details>\n<summary>The exact commands ({len(commands)})</summary>\n"
+        f'<p class="note">{escape(note)}</p>\n{typed}\n</details>'
+        if commands
         else ""
     )
-    return f'<h2>How this was made</h2>\n<dl class="facts">\n{facts}\n</dl>\n{listed}'
+    return f'<h2>How this was made</h2>\n<dl class="facts">\n{listed}\n</dl>\n{_notes(comparison)}{details}'
 
 
-def _table(study: Study, cells: Cells) -> str:
-    """A table whose `value [low, high]` cells show the interval below the value."""
-    colours = {arm.label: _colour(study, arm) for arm in (study.reference, *study.arms)}
+def _notes(comparison: Comparison) -> str:
+    """What each arm does, where no tile says so."""
+    if len(comparison.rows) <= MOST_TILES or not any(arm.note for arm in comparison.study.arms):
+        return ""
+    noted = "\n".join(f"<dt>{escape(arm.label)}</dt><dd>{escape(arm.note)}</dd>" for arm in comparison.study.arms)
+    return f'<h3>The arms</h3>\n<dl class="facts">\n{noted}\n</dl>\n'
+
+
+def _table(comparison: Comparison, cells: Cells) -> str:
+    """A table whose cells show interval and seeds below the value."""
+    colours = {row_name(comparison, row): _colour(comparison, row) for row in comparison.rows}
     rows = []
     for row in cells[1:]:
-        name = f'<td style="{colours[row[0]]}"><span class="dot"></span>{escape(row[0])}</td>'
-        rows.append("<tr>" + name + "".join(f"<td>{_with_range(text)}</td>" for text in row[1:]) + "</tr>")
+        colour = colours.get(row[0], "--arm:var(--reference)")
+        name = f'<td style="{colour}"><span class="dot"></span>{escape(row[0])}</td>'
+        rows.append("<tr>" + name + "".join(f"<td>{_stacked(text)}</td>" for text in row[1:]) + "</tr>")
     return _framed(cells[0], rows)
 
 
-def _heat_table(cells: Cells) -> str:
-    """Accuracies on a tinted ground, the pooled row last."""
+def _heat_table(comparison: Comparison, cells: Cells) -> str:
+    """Percentages on a tinted ground, those of all questions last."""
+    colours = {row_name(comparison, row): _colour(comparison, row) for row in comparison.rows}
     rows = []
     for row in cells[1:]:
-        tinted = "".join(f'<td class="heat" style="--share:{float(v) / 100:.3f}">{v}</td>' for v in row[1:-1])
-        total = ' class="total"' if row[0] == ALL else ""
-        name = row[0].replace("_", " / ")
-        rows.append(f"<tr{total}><td>{escape(name)}</td>{tinted}<td>{row[-1]}</td></tr>")
-    return _framed(cells[0], rows)
+        colour = colours.get(row[0], "--arm:var(--reference)")
+        tinted = "".join(f'<td class="heat" style="--share:{_tint(v):.3f}">{v}</td>' for v in row[1:])
+        rows.append(f'<tr><td style="{colour}"><span class="dot"></span>{escape(row[0])}</td>{tinted}</tr>')
+    return _framed([heading.replace("_", " / ") for heading in cells[0]], rows)
+
+
+def _tint(text: str) -> float:
+    """Depth of a tint in [0, 1] for a percentage; none for a dash."""
+    try:
+        return min(max(float(text) / 100, 0.0), 1.0)
+    except ValueError:
+        return 0.0
 
 
 def _framed(head: Sequence[str], rows: Sequence[str]) -> str:
     headings = "".join(f"<th>{escape(text)}</th>" for text in head)
     return (
-        f'<div class="scroll"><table>\n<thead><tr>{headings}</tr></thead>\n<tbody>\n'
+        f'<div class="scroll"><table class="sortable">\n<thead><tr>{headings}</tr></thead>\n<tbody>\n'
         + "\n".join(rows)
         + "\n</tbody>\n</table></div>"
     )
 
 
-def _with_range(text: str) -> str:
-    value, bracket, rest = text.partition(" [")
-    return f'{escape(value)}<span class="range">[{escape(rest)}</span>' if bracket else escape(text)
+def _stacked(text: str) -> str:
+    value, interval, seeds = parts(text)
+    small = "".join(f'<span class="range">{escape(part)}</span>' for part in (interval, seeds) if part)
+    return escape(value) + small
 
 
 def _panel(content: str) -> str:
     return f'<div class="panel">{content}</div>\n'
 
 
-def _share(found: Rate) -> str:
-    return f"{100 * found.value:.1f} %" if found.trials else NOTHING
+def _share(found: Estimate) -> str:
+    return f"{100 * found.value:.1f} %"
 
 
-def _range(found: Rate) -> str:
+def _range(found: Estimate) -> str:
     return f"{100 * found.low:.0f}–{100 * found.high:.0f} %"
 
 
-def _colour(study: Study, arm: Arm) -> str:
-    names = [a.name for a in study.arms]
-    variable = f"--arm-{names.index(arm.name) % len(ARMS)}" if arm.name in names else "--reference"
-    return f"--arm:var({variable})"
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(str(seed) for seed in seeds)
+
+
+def _colour(comparison: Comparison, row: Row) -> str:
+    return f"--arm:var(--arm-{comparison.study.arms.index(row.arm) % len(ARMS)})"

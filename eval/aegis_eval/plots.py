@@ -1,234 +1,384 @@
-"""A study as figures: SVG to be placed inside an HTML page, whose colours they take over.
+"""A comparison as figures."""
 
-matplotlib cannot write CSS variables, so each figure is drawn in stand-in colours which are then replaced by
-`var(--...)`: one figure serves light and dark pages.
-"""
-
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import rc_context
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
-from aegis_eval.results import Arm, Study
-from aegis_eval.statistics import Rate
+from aegis_eval.bootstrap import Estimate
+from aegis_eval.figure_style import (
+    FAINT,
+    FAMILIES,
+    HEIGHT,
+    INK,
+    REFERENCE,
+    WIDTH,
+    Plot,
+    arm_colour,
+    arm_marker,
+    small_multiples,
+    steps_axis,
+    style,
+    to_svg,
+)
+from aegis_eval.point_labels import label_points
+from aegis_eval.results import Comparison, Row
+from aegis_eval.run_result import Curve, LayerCurve
+from aegis_eval.scoring import ALL
+from aegis_eval.tables import probes_of, row_name, sets_of
 
-INK, FAINT, REFERENCE = "#010101", "#020202", "#030303"  # stand-ins: text, grid, untouched backbone
-ARMS = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606")  # stand-ins: an arm each
-MARKERS = ("o", "s", "^", "D", "v", "P")
-_VARIABLES = {INK: "--ink", FAINT: "--line", REFERENCE: "--reference"} | {
-    stand_in: f"--arm-{place}" for place, stand_in in enumerate(ARMS)
-}
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5.0,
-    "legend.frameon": False,
-}
-WIDTH, HEIGHT = 6.4, 3.5  # inches; the page scales figures to its columns
+MOST_LAYER_NAMES = 14  # beside a heat map; of deeper models every second or third is named
+LEAST_SHED = 1e-3  # where the scale of the energy shed begins: the paper's recipe sheds per cent, a subspace most
+_MARGIN = 0.05  # of the range, around the points of the trade-off
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure for a page: its SVG, and what it shows in one sentence."""
-
-    svg: str
-    caption: str
-
-
-def all_plots(study: Study) -> dict[str, Plot]:
-    """Every figure for which the study has data."""
-    makers: dict[str, Callable[[Study], Plot | None]] = {
-        "vqa": vqa_over_steps,
-        "tradeoff": knowledge_against_success,
-        "layers": anchor_distance_by_layer,
-        "loss": loss_over_steps,
-    }
-    made = {name: make(study) for name, make in makers.items()}
-    return {name: plot for name, plot in made.items() if plot is not None}
+def tradeoffs(comparison: Comparison) -> list[Plot]:
+    """Retention of the first probe against success, one figure a set of instructions; a panel a learning rate."""
+    probe = next(iter(probes_of(comparison)), None)
+    found = [_tradeoff(comparison, name, probe) for name in sets_of(comparison)] if probe else []
+    return [plot for plot in found if plot is not None]
 
 
-def vqa_over_steps(study: Study) -> Plot | None:
-    """Accuracy of the monitor's questions while the arms train."""
-    if not any(arm.vqa.steps for arm in study.arms):
-        return None
-    with rc_context(_STYLE):
-        figure, axes = _axes()
-        for place, arm in enumerate(study.arms):
-            axes.plot(arm.vqa.steps, arm.vqa.values, **_look(place), label=arm.label)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_ylim(0, 1.02)
-        axes.set_ylabel("questions answered rightly")
-        _steps_axis(axes)
-        _legend(axes, len(study.arms))
-        caption = "Accuracy on the monitor's held-out questions during training, every arm from the same weights."
-        return Plot(_svg(figure, "vqa"), caption)
-
-
-def loss_over_steps(study: Study) -> Plot | None:
-    """Action loss while the arms train."""
-    if not any(arm.loss.steps for arm in study.arms):
-        return None
-    with rc_context(_STYLE):
-        figure, axes = _axes()
-        for place, arm in enumerate(study.arms):
-            axes.plot(arm.loss.steps, arm.loss.values, **_look(place, marker=False), label=arm.label)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-        axes.set_ylabel("flow-matching loss")
-        _steps_axis(axes)
-        _legend(axes, len(study.arms))
-        return Plot(_svg(figure, "loss"), "Action loss on the training batches, mean of each logging window.")
-
-
-def knowledge_against_success(study: Study) -> Plot | None:
-    """Where each arm stands between knowing and acting, with both intervals."""
-    probe = next(iter(study.probes), None)
-    shown = [
-        (place, arm)
-        for place, arm in enumerate(study.arms)
-        if arm.success is not None and probe is not None and probe in arm.probes
+def inner_plots(comparison: Comparison) -> list[Plot]:
+    """What happened while the arms trained: every figure for which there is data."""
+    makers: Sequence[Callable[[Comparison], Plot | None]] = (vqa_over_steps, loss_over_steps)
+    made = [make(comparison) for make in makers]
+    made += [
+        _heat_maps(
+            comparison,
+            "anchor_distance",
+            label="squared distance (W2)",
+            caption=(
+                "Squared Wasserstein-2 distance of each layer's activations on robot batches from the anchor, over "
+                "training. Robot images differ from the anchor's images, so it is not zero before training."
+            ),
+        ),
+        _heat_maps(
+            comparison,
+            "energy_shed",
+            least=LEAST_SHED,
+            label="energy shed",
+            caption=(
+                "Share of each layer's squared step (or gradient) that the projection removed, over training; arms "
+                "that project."
+            ),
+        ),
     ]
-    if not shown or probe is None:
-        return None
-    with rc_context(_STYLE):
-        figure, axes = _axes()
-        before = study.reference.probes.get(probe)
-        if before is not None:
-            axes.axvline(before.family().value, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.4)
-            axes.annotate(
-                "untouched",
-                (before.family().value, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(-4, -10),
-                textcoords="offset points",
-                ha="right",
-                color=REFERENCE,
-                fontsize=9,
-            )
-        if study.chance is not None:
-            axes.axhline(study.chance, color=REFERENCE, linestyle=(0, (1, 2)), linewidth=1.4)
-            axes.annotate(
-                "chance",
-                (0.0, study.chance),
-                xytext=(4, 3),
-                textcoords="offset points",
-                color=REFERENCE,
-                fontsize=9,
-            )
-        for place, arm in shown:
-            _cross(axes, arm, arm.probes[probe].family(), place)
-        axes.set_xlim(0, 1.03)
-        axes.set_ylim(0, 1.03)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel(f"knows: VQA on {probe} after training")
-        axes.set_ylabel("acts: success rate")
-        _legend(axes, len(shown))
-        caption = "Knowing against acting; up and to the right is better. Bars are 95 % Wilson intervals."
-        return Plot(_svg(figure, "tradeoff"), caption)
+    return [plot for plot in made if plot is not None]
 
 
-def anchor_distance_by_layer(study: Study) -> Plot | None:
-    """How far each layer's activations have moved from the anchor at the end."""
-    names = list(dict.fromkeys(layer for arm in study.arms for layer in arm.layers))
-    if not names:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one exceeds in one coordinate without falling behind in the other, by descending x."""
+    front: list[tuple[float, float]] = []
+    best = -inf
+    for x, y in sorted(set(points), key=lambda point: (-point[0], -point[1])):
+        if y > best:
+            front.append((x, y))
+            best = y
+    return front
+
+
+def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
+    shown = [
+        (row, row.retention[probe][ALL], row.success[name])
+        for row in comparison.rows
+        if ALL in row.retention.get(probe, {}) and name in row.success
+    ]
+    if not shown:
         return None
-    with rc_context(_STYLE):
-        figure, axes = _axes()
-        for place, arm in enumerate(study.arms):
-            heights = [arm.layers.get(name) for name in names]
-            known = [(x, h) for x, h in enumerate(heights) if h is not None and h > 0]
-            axes.plot([x for x, _ in known], [h for _, h in known], **_look(place), label=arm.label)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_xticks(range(len(names)), [_short_layer(name) for name in names])
-        axes.set_xlabel("layer of the language model")
-        axes.set_ylabel("squared distance (W2)")
-        _legend(axes, len(study.arms))
+    rates = sorted({row.lr for row, _, _ in shown})
+    front = pareto_front([(knows.value, acts.value) for _, knows, acts in shown])
+    with style():
+        panels = len(rates)
+        figure = Figure(figsize=(WIDTH * min(panels, 2), HEIGHT if panels == 1 else 1.3 * HEIGHT), layout="constrained")
+        grid = list(figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False).flat)
+        _limits(grid[0], shown, comparison.study.rollouts.chance)
+        for axes, lr in zip(grid, rates, strict=True):
+            _references(axes, comparison.study.rollouts.chance)
+            _draw_front(axes, front)
+            for row, knows, acts in shown:
+                if row.lr == lr:
+                    _cross(axes, comparison, row, knows, acts)
+            axes.set_xlabel(f"knows: share of VQA kept, {probe}")
+            if panels > 1:
+                axes.set_title(f"learning rate {lr:g}")
+        grid[0].set_ylabel(f"acts: success, {name}")
+        for axes, lr in zip(grid, rates, strict=True):
+            label_points(
+                figure,
+                axes,
+                [
+                    (knows.value, acts.value, row.arm.label, arm_colour(comparison.study.arms.index(row.arm)))
+                    for row, knows, acts in shown
+                    if row.lr == lr
+                ],
+                bars=[
+                    bar
+                    for row, knows, acts in shown
+                    if row.lr == lr
+                    for bar in (
+                        (knows.low, acts.value, knows.high, acts.value),
+                        (knows.value, acts.low, knows.value, acts.high),
+                    )
+                ],
+            )
+        several = " of all learning rates" if panels > 1 else ""
         caption = (
-            "Squared Wasserstein-2 distance of each layer's activations on robot batches from the anchor, at the "
-            "end of training. Robot images differ from the anchor's images, so it is not zero before training."
+            f"Instructions {name.replace('_', ' ')}: what is kept against success; up and to the right is better. Bars "
+            f"are 95 % intervals, the stepped line is the Pareto front{several}."
         )
-        return Plot(_svg(figure, "layers"), caption)
+        return Plot(to_svg(figure, f"tradeoff-{name}"), caption, wide=panels > 1)
 
 
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    return figure, figure.add_subplot()
+def _limits(axes: Axes, shown: Sequence[tuple[Row, Estimate, Estimate]], chance: float | None) -> None:
+    """The range of the points and of what they are measured against, not of zero to one: arms lie close together."""
+    across = [1.0, *(value for _, knows, _ in shown for value in (knows.low, knows.high))]
+    up = [*([chance] if chance is not None else []), *(v for _, _, acts in shown for v in (acts.low, acts.high))]
+    for setter, values in ((axes.set_xlim, across), (axes.set_ylim, up)):
+        margin = _MARGIN * max(max(values) - min(values), 0.05)
+        setter(min(values) - margin, max(values) + margin)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _look(place: int, *, marker: bool = True) -> dict[str, Any]:
-    place %= len(ARMS)
-    return {"color": ARMS[place], "marker": MARKERS[place] if marker else None}
+def _references(axes: Axes, chance: float | None) -> None:
+    axes.axvline(1.0, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.2)
+    axes.annotate(
+        "untouched",
+        (1.0, 0.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 6),
+        textcoords="offset points",
+        ha="right",
+        color=REFERENCE,
+        fontsize=8.5,
+    )
+    if chance is not None:
+        axes.axhline(chance, color=REFERENCE, linestyle=(0, (1, 2)), linewidth=1.2)
+        axes.annotate(
+            "chance",
+            (0.0, chance),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=REFERENCE,
+            fontsize=8.5,
+        )
 
 
-def _cross(axes: Axes, arm: Arm, knows: Rate, place: int) -> None:
-    acts = arm.success
-    assert acts is not None
+def _draw_front(axes: Axes, front: Sequence[tuple[float, float]]) -> None:
+    if len(front) > 1:
+        # At a given share kept, the front is the best success of those that keep at least as much.
+        axes.step([x for x, _ in front], [y for _, y in front], where="post", color=REFERENCE, linewidth=1.0, alpha=0.8)
+
+
+def _cross(axes: Axes, comparison: Comparison, row: Row, knows: Estimate, acts: Estimate) -> None:
+    place = comparison.study.arms.index(row.arm)
     axes.errorbar(
         [knows.value],
         [acts.value],
-        xerr=[[knows.value - knows.low], [knows.high - knows.value]],
-        yerr=[[acts.value - acts.low], [acts.high - acts.value]],
-        fmt=MARKERS[place % len(MARKERS)],
-        color=ARMS[place % len(ARMS)],
-        elinewidth=1.4,
-        markersize=8,
-        label=arm.label,
+        xerr=_reach(knows),
+        yerr=_reach(acts),
+        fmt=arm_marker(place),
+        color=arm_colour(place),
+        elinewidth=0.9,
+        markersize=7,
     )
 
 
-def _steps_axis(axes: Axes) -> None:
-    axes.set_xlabel("training step")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+def _reach(found: Estimate) -> list[list[float]]:
+    """Lengths of an error bar; the interval of a minimum or a ratio may lie beside its value by a rounding."""
+    return [[max(found.value - found.low, 0.0)], [max(found.high - found.value, 0.0)]]
 
 
-def _legend(axes: Axes, entries: int) -> None:
-    """Above the axes, in one row: no data is ever under it."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=entries, handlelength=1.4, columnspacing=1.4)
+def vqa_over_steps(comparison: Comparison) -> Plot | None:
+    """Accuracy of the monitor's questions while the arms train: a panel an arm and learning rate, a line a family."""
+    rows = [row for row in comparison.rows if any(run.curves.vqa.steps for run in row.runs.values())]
+    if not rows:
+        return None
+    families = list(dict.fromkeys(f for row in rows for run in row.runs.values() for f in run.curves.families))
+    with style():
+        figure, panels = small_multiples(len(rows))
+        for axes, row in zip(panels, rows, strict=True):
+            for place, family in enumerate(families):
+                curve = mean_curve([run.curves.families.get(family, Curve()) for run in row.runs.values()])
+                axes.plot(curve.steps, curve.values, color=FAMILIES[place % len(FAMILIES)], linewidth=1.2)
+            pooled = mean_curve([run.curves.vqa for run in row.runs.values()])
+            axes.plot(pooled.steps, pooled.values, color=INK, linewidth=2.2)
+            _panel_title(axes, comparison, row)
+            axes.set_ylim(0, 1.03)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            steps_axis(axes, bins=4)
+        entries = [Line2D([], [], color=INK, linewidth=2.2, label="all")] + [
+            Line2D([], [], color=FAMILIES[place % len(FAMILIES)], linewidth=1.2, label=family.replace("_", " / "))
+            for place, family in enumerate(families)
+        ]
+        figure.legend(handles=entries, loc="outside upper left", ncols=len(entries), handlelength=1.2)
+        caption = (
+            "Accuracy on the monitor's held-out questions over training steps, by question family"
+            f"{_of_seeds(comparison)}."
+        )
+        return Plot(to_svg(figure, "vqa"), caption, wide=True)
+
+
+def pooled_vqa_over_steps(comparison: Comparison) -> Plot | None:
+    """The same of all families together, every arm in one panel: for a few arms."""
+    curves = [(row, mean_curve([run.curves.vqa for run in row.runs.values()])) for row in comparison.rows]
+    curves = [(row, curve) for row, curve in curves if curve.steps]
+    if not curves:
+        return None
+    with style():
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        for row, curve in curves:
+            marker = arm_marker(comparison.study.arms.index(row.arm))
+            axes.plot(curve.steps, curve.values, color=_colour(comparison, row), marker=marker)
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylabel("questions answered rightly")
+        axes.set_xlabel("training step")
+        steps_axis(axes)
+        middle = [(row, curve, len(curve.steps) // 2) for row, curve in curves]
+        label_points(
+            figure,
+            axes,
+            [(c.steps[k], c.values[k], row_name(comparison, row), _colour(comparison, row)) for row, c, k in middle],
+            bars=[
+                (*min(ends), *max(ends))
+                for _, curve in curves
+                for ends in zip(_vertices(curve)[:-1], _vertices(curve)[1:], strict=True)
+            ],
+        )
+        caption = "Accuracy on the monitor's held-out questions over training, every arm from the same weights."
+        return Plot(to_svg(figure, "vqa-pooled"), f"{caption[:-1]}{_of_seeds(comparison)}.")
+
+
+def loss_over_steps(comparison: Comparison) -> Plot | None:
+    """Action loss while the arms train: a panel an arm and learning rate, the baseline behind it."""
+    rows = [row for row in comparison.rows if any(run.curves.flow_loss.steps for run in row.runs.values())]
+    if not rows:
+        return None
+    curves = {(row.arm.name, row.lr): mean_curve([r.curves.flow_loss for r in row.runs.values()]) for row in rows}
+    baseline = comparison.study.arm(comparison.study.baseline)
+    with style():
+        figure, panels = small_multiples(len(rows))
+        for axes, row in zip(panels, rows, strict=True):
+            behind = curves.get((baseline.name, row.lr), Curve())
+            axes.plot(behind.steps, behind.values, color=REFERENCE, linewidth=1.0)
+            curve = curves[row.arm.name, row.lr]
+            axes.plot(curve.steps, curve.values, color=_colour(comparison, row), linewidth=1.6)
+            _panel_title(axes, comparison, row)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            steps_axis(axes, bins=4)
+        caption = (
+            f"Action loss on the training batches, mean of each logging window{_of_seeds(comparison)}; the grey line "
+            f"is that of {baseline.label}."
+        )
+        return Plot(to_svg(figure, "loss"), caption, wide=True)
+
+
+def _heat_maps(comparison: Comparison, quantity: str, *, label: str, caption: str, least: float = 0.0) -> Plot | None:
+    """A quantity of each layer over steps at the largest learning rate: a panel an arm, one scale for all."""
+    found: list[tuple[Row, LayerCurve]] = []
+    for row in comparison.rows:
+        if row.lr == max(comparison.learning_rates):
+            curve = mean_layer_curve([getattr(run.curves, quantity) for run in row.runs.values()])
+            if curve.steps:
+                found.append((row, curve))
+    if not found:
+        return None
+    values = np.concatenate([np.asarray(curve.values).ravel() for _, curve in found])
+    scale = _scale(values, least)
+    with style():
+        figure, panels = small_multiples(len(found), sharey=False)
+        image = None
+        for axes, (row, curve) in zip(panels, found, strict=True):
+            heights = np.asarray(curve.values).T  # (L, K)
+            image = axes.imshow(
+                heights,
+                norm=scale,
+                cmap="viridis",
+                aspect="auto",
+                origin="lower",
+                interpolation="nearest",
+                extent=(0, curve.steps[-1], -0.5, len(curve.layers) - 0.5),
+            )
+            axes.grid(False)
+            names = [_short_layer(name) for name in curve.layers]
+            every = max(1, -(-len(names) // MOST_LAYER_NAMES))
+            axes.set_yticks(range(0, len(names), every), names[::every], fontsize=7)
+            _panel_title(axes, comparison, row)
+            steps_axis(axes, bins=4)
+        assert image is not None  # there is at least one panel
+        bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.01, aspect=12 * figure.get_figheight() / 2)
+        bar.set_label(label)
+        bar.outline.set_edgecolor(FAINT)
+        rate = f" Learning rate {max(comparison.learning_rates):g}" if len(comparison.learning_rates) > 1 else ""
+        seeds = _of_seeds(comparison)
+        ending = f"{rate}{seeds}." if rate else f" Values are{seeds.removeprefix(',')}." if seeds else ""
+        return Plot(to_svg(figure, quantity), f"{caption}{ending} Layers upward, steps to the right.", wide=True)
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Mean over the seeds, at the steps that all of them have."""
+    present = [curve for curve in curves if curve.steps]
+    if not present:
+        return Curve()
+    tables = [dict(zip(curve.steps, curve.values, strict=True)) for curve in present]
+    steps = [step for step in present[0].steps if all(step in table for table in tables)]
+    return Curve(steps, [sum(table[step] for table in tables) / len(tables) for step in steps])
+
+
+def mean_layer_curve(curves: Sequence[LayerCurve]) -> LayerCurve:
+    """Mean over the seeds, at the steps that all of them have; layers are the first one's."""
+    present = [curve for curve in curves if curve.steps]
+    if not present:
+        return LayerCurve()
+    layers = present[0].layers
+    tables = [dict(zip(c.steps, c.values, strict=True)) for c in present if c.layers == layers]
+    steps = [step for step in present[0].steps if all(step in table for table in tables)]
+    means = [np.mean([table[step] for table in tables], axis=0).tolist() for step in steps]
+    return LayerCurve(steps, layers, means)
+
+
+def _vertices(curve: Curve) -> list[tuple[float, float]]:
+    return list(zip(curve.steps, curve.values, strict=True))
+
+
+def _scale(values: Any, least: float) -> LogNorm:
+    """From the smallest positive value, but not below `least`, to the largest."""
+    positive = np.maximum(values[values > 0], least)
+    low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 10.0)
+    return LogNorm(low, high if high > low else 10 * low, clip=True)
+
+
+def _panel_title(axes: Axes, comparison: Comparison, row: Row) -> None:
+    axes.set_title(row_name(comparison, row), color=_colour(comparison, row), fontsize=9)
+
+
+def _colour(comparison: Comparison, row: Row) -> str:
+    return arm_colour(comparison.study.arms.index(row.arm))
+
+
+def _of_seeds(comparison: Comparison) -> str:
+    count = len(comparison.seeds)
+    return f", mean over {count} seeds" if count > 1 else ""
 
 
 def _short_layer(name: str) -> str:
-    """`"language_model.layers.3"` -> `"3"`."""
-    return name.rsplit(".", 1)[-1]
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure's SVG element alone, in the page's colours, its ids not shared with another figure's."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, f"var({variable})")
-    for before in ('id="', 'href="#', "url(#"):  # ids, and what refers to them
-        svg = svg.replace(before, f"{before}{name}-")
-    return svg
+    """`"model.language_model.layers.3"` -> `"language 3"`; what is no numbered layer keeps its last name."""
+    last = name.rsplit(".", 1)[-1]
+    if "projector" in name:
+        return "projector"
+    if last.isdigit() and last != name:
+        return f"{'vision' if 'vision' in name else 'language'} {last}"
+    return last.replace("_", " ")

@@ -1,155 +1,234 @@
-"""What a comparison of arms found, as plain data: tables, plots and pages are made from it and from nothing else."""
+"""A comparison as numbers: a row an arm and learning rate, estimated over its seeds from the results of its runs."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from aegis_eval.bootstrap import Estimate, Marks, difference_estimate, retention_estimates, success_estimate
+from aegis_eval.run_result import ProbeResult, RunResult
 from aegis_eval.scoring import ALL
-from aegis_eval.statistics import PairedComparison, Rate, compare_paired, rate
+from aegis_eval.study import Arm, Study
+
+WORST = "worst"  # the family that kept least; beside the families and `ALL` in a row's retention
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """A probe's answers, right or wrong.
+class Row:
+    """An arm at one learning rate.
 
     Attributes:
-        families: Each question's family.
-        correct: One character a question, `"1"` where the answer was right.
+        arm: The arm.
+        lr: Peak learning rate.
+        runs: Training seed -> result.
+        vqa: Probe -> family or `ALL` -> accuracy.
+        retention: Probe -> family, `ALL` or `WORST` -> accuracy over that of the untouched backbone.
+        vqa_difference: Probe -> accuracy minus that of the baseline at the same learning rate.
+        success: Set -> success rate over all its tasks.
+        tasks: Set -> task -> success rate.
+        success_difference: Set -> success minus that of the baseline at the same learning rate.
+        action_loss: Mean over the seeds, like what follows.
+        step_s: Seconds a training step.
+        step_ratio: The same over the baseline's, seed by seed on the same machine.
+        memory_mib: Peak resident memory of the training process.
     """
 
-    families: list[str]
-    correct: str
-
-    def outcomes(self) -> list[bool]:
-        """Right or wrong, question by question."""
-        return [mark == "1" for mark in self.correct]
-
-    def family(self, name: str = ALL) -> Rate:
-        """Accuracy in one family, or over all questions."""
-        marks = [right for asked, right in zip(self.families, self.outcomes(), strict=True) if name in (ALL, asked)]
-        return rate(sum(marks), len(marks))
-
-    def names(self) -> list[str]:
-        """The families, in order of first appearance."""
-        return list(dict.fromkeys(self.families))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A quantity over training steps."""
-
-    steps: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of treating the backbone, or the untouched backbone itself.
-
-    Attributes:
-        name: Short, as in folders and options.
-        label: For readers.
-        note: One sentence on what it does.
-        probes: Probe name -> answers.
-        successes: Whether each episode succeeded, in order of the start seed; None if it was not rolled out.
-        action_loss: Flow-matching loss at the end of the training, mean of the last windows.
-        step_s: Seconds a training step, data loading included.
-        loss: Action loss over steps.
-        vqa: Accuracy of the monitor's questions over steps.
-        layers: Layer -> squared Wasserstein-2 distance from the anchor at the end.
-        videos: Rollouts, in order of the episodes.
-    """
-
-    name: str
-    label: str
-    note: str = ""
-    probes: dict[str, ProbeResult] = field(default_factory=dict)
-    successes: list[bool] | None = None
+    arm: Arm
+    lr: float
+    runs: Mapping[int, RunResult]
+    vqa: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    retention: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    vqa_difference: Mapping[str, Estimate] = field(default_factory=dict)
+    success: Mapping[str, Estimate] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    success_difference: Mapping[str, Estimate] = field(default_factory=dict)
     action_loss: float | None = None
     step_s: float | None = None
-    loss: Curve = Curve()
-    vqa: Curve = Curve()
-    layers: dict[str, float] = field(default_factory=dict)
-    videos: list[str] = field(default_factory=list)
-
-    @property
-    def success(self) -> Rate | None:
-        """Success rate; None if it was not rolled out."""
-        return None if self.successes is None else rate(sum(self.successes), len(self.successes))
+    step_ratio: float | None = None
+    memory_mib: float | None = None
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """Arms side by side.
 
     Attributes:
-        title: Heading.
-        summary: What was done, in two or three sentences.
-        reference: The untouched backbone.
-        arms: The trained arms; the first is what the others are compared with.
-        probes: Probe name -> what it asks.
-        chance: Success rate of acting without reading the instruction; None if unknown.
-        chance_note: Where that number comes from, in a sentence.
-        instructions: What the robot was told in the first episodes.
-        facts: What is needed to judge or repeat it: seeds, counts, versions, machine, commit.
-        commands: (name, command, seconds) of everything that ran.
+        study: What was asked for.
+        rows: By arm, and within it by learning rate; rows without a run are left out.
+        untouched: Probe -> family or `ALL` -> accuracy of the backbone before training.
+        pretrained: Its result; None if it was not asked yet.
+        planned: Number of runs of the study.
     """
 
-    title: str
-    summary: str
-    reference: Arm
-    arms: list[Arm]
-    probes: dict[str, str]
-    chance: float | None = None
-    chance_note: str = ""
-    instructions: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
-    commands: list[tuple[str, str, float]] = field(default_factory=list)
+    study: Study
+    rows: Sequence[Row]
+    untouched: Mapping[str, Mapping[str, Estimate]]
+    pretrained: RunResult | None
+    planned: int
 
-    def success_difference(self, arm: Arm) -> PairedComparison | None:
-        """Success of `arm` minus that of the first arm, over the same initial states."""
-        first = self.arms[0]
-        if arm.successes is None or first.successes is None or arm.name == first.name:
-            return None
-        return compare_paired(arm.successes, first.successes)
+    @property
+    def done(self) -> int:
+        """Number of runs with a result."""
+        return sum(len(row.runs) for row in self.rows)
 
-    def probe_difference(self, arm: Arm, probe: str, *, other: Arm | None = None) -> PairedComparison | None:
-        """Accuracy of `arm` minus that of `other` (default: the untouched backbone), over the same questions."""
-        other = other or self.reference
-        if probe not in arm.probes or probe not in other.probes or arm.name == other.name:
-            return None
-        return compare_paired(arm.probes[probe].outcomes(), other.probes[probe].outcomes())
+    @property
+    def runs(self) -> list[RunResult]:
+        """Every result of a trained or derived run."""
+        return [run for row in self.rows for run in row.runs.values()]
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """Those with a row, ascending."""
+        return sorted({row.lr for row in self.rows})
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those with a run, ascending."""
+        return sorted({run.seed for run in self.runs})
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, rates and intervals beside the raw outcomes."""
-        content = asdict(self) | {"rates": self._rates()}
+        """Write estimates and the results they come from as JSON."""
+        rows = [
+            {name: value for name, value in asdict(row).items() if name != "runs"} | {"seeds": sorted(row.runs)}
+            for row in self.rows
+        ]
+        content = {
+            "study": asdict(self.study),
+            "runs_done": self.done,
+            "runs_planned": self.planned,
+            "untouched": {p: {f: asdict(e) for f, e in found.items()} for p, found in self.untouched.items()},
+            "rows": rows,
+            "pretrained": asdict(self.pretrained) if self.pretrained else None,
+            "runs": [asdict(run) for run in self.runs],
+        }
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
-    def _rates(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for arm in (self.reference, *self.arms):
-            found[arm.name] = {
-                "success": arm.success.to_dict() if arm.success else None,
-                "vqa": {
-                    name: {f: probe.family(f).to_dict() for f in (ALL, *probe.names())}
-                    for name, probe in arm.probes.items()
-                },
-            }
-        return found
+
+def compare_results(
+    study: Study, results: Sequence[RunResult], pretrained: RunResult | None, *, planned: int
+) -> Comparison:
+    """Estimate every row from the results that there are."""
+    runs: dict[tuple[str, float], dict[int, RunResult]] = {}
+    for result in sorted(results, key=lambda found: found.seed):
+        runs.setdefault((result.arm, result.lr), {})[result.seed] = result
+    rows = [
+        _row(arm, lr, runs[arm.name, lr], runs.get((study.baseline, lr), {}), pretrained, study.baseline)
+        for arm in study.arms
+        for lr in sorted(study.learning_rates)
+        if (arm.name, lr) in runs
+    ]
+    untouched = {} if pretrained is None else _vqa({0: pretrained})
+    return Comparison(study, rows, untouched, pretrained, planned)
 
 
-def read_study(path: Path) -> Study:
-    """Read back what `Study.write` wrote."""
-    content = json.loads(path.read_text())
-    content.pop("rates")
-    content["reference"] = _arm(content["reference"])
-    content["arms"] = [_arm(arm) for arm in content["arms"]]
-    content["commands"] = [(name, command, seconds) for name, command, seconds in content["commands"]]
-    return Study(**content)
+def _row(
+    arm: Arm,
+    lr: float,
+    runs: Mapping[int, RunResult],
+    baseline: Mapping[int, RunResult],
+    pretrained: RunResult | None,
+    baseline_name: str,
+) -> Row:
+    others = baseline if arm.name != baseline_name else {}
+    probes, sets = _shared_names(runs, "probes"), _shared_names(runs, "successes")
+    vqa_differences = {p: _vqa_difference(runs, others, p) for p in probes}
+    success_differences = {s: _success_difference(runs, others, s) for s in sets}
+    return Row(
+        arm=arm,
+        lr=lr,
+        runs=runs,
+        vqa=_vqa(runs),
+        retention={p: _retention(runs, pretrained, p) for p in probes if pretrained and p in pretrained.probes},
+        vqa_difference={p: found for p, found in vqa_differences.items() if found},
+        success={s: success_estimate(*_pooled(runs, s)) for s in sets},
+        tasks={s: _tasks(runs, s) for s in sets},
+        success_difference={s: found for s, found in success_differences.items() if found},
+        action_loss=_mean([run.action_loss for run in runs.values()]),
+        step_s=_mean([run.step_s for run in runs.values()]),
+        step_ratio=_step_ratio(runs, baseline),
+        memory_mib=_mean([run.memory_mib for run in runs.values()]),
+    )
 
 
-def _arm(content: dict[str, Any]) -> Arm:
-    content["probes"] = {name: ProbeResult(**probe) for name, probe in content["probes"].items()}
-    content["loss"], content["vqa"] = Curve(**content["loss"]), Curve(**content["vqa"])
-    return Arm(**content)
+def _vqa(runs: Mapping[int, RunResult]) -> dict[str, dict[str, Estimate]]:
+    found: dict[str, dict[str, Estimate]] = {}
+    for probe in _shared_names(runs, "probes"):
+        answers = {seed: run.probes[probe] for seed, run in runs.items()}
+        first = next(iter(answers.values()))
+        found[probe] = {
+            family: success_estimate({s: _of_family(a, family) for s, a in answers.items()}, _strata(first, family))
+            for family in (ALL, *first.names())
+        }
+    return found
+
+
+def _retention(runs: Mapping[int, RunResult], pretrained: RunResult | None, probe: str) -> dict[str, Estimate]:
+    assert pretrained is not None
+    before = pretrained.probes[probe]
+    outcomes = {seed: run.probes[probe].outcomes() for seed, run in runs.items()}
+    return retention_estimates(outcomes, before.outcomes(), before.families)
+
+
+def _vqa_difference(runs: Mapping[int, RunResult], others: Mapping[int, RunResult], probe: str) -> Estimate | None:
+    first = {seed: run.probes[probe] for seed, run in runs.items()}
+    second = {seed: run.probes[probe].outcomes() for seed, run in others.items() if probe in run.probes}
+    strata = next(iter(first.values())).families
+    return difference_estimate({seed: a.outcomes() for seed, a in first.items()}, second, strata)
+
+
+def _success_difference(runs: Mapping[int, RunResult], others: Mapping[int, RunResult], name: str) -> Estimate | None:
+    first, strata = _pooled(runs, name)
+    second, _ = _pooled({seed: run for seed, run in others.items() if name in run.successes}, name)
+    return difference_estimate(first, second, strata)
+
+
+def _pooled(runs: Mapping[int, RunResult], name: str) -> tuple[dict[int, Marks], list[str]]:
+    """Training seed -> outcomes of all tasks of a set, and each episode's task."""
+    outcomes: dict[int, Marks] = {}
+    strata: list[str] = []
+    for seed, run in runs.items():
+        tasks = run.successes[name]
+        outcomes[seed] = [mark == "1" for marks in tasks.values() for mark in marks]
+        strata = [task for task, marks in tasks.items() for _ in marks]
+    return outcomes, strata
+
+
+def _tasks(runs: Mapping[int, RunResult], name: str) -> dict[str, Estimate]:
+    first = next(iter(runs.values())).successes[name]
+    return {
+        task: success_estimate(
+            {seed: [mark == "1" for mark in run.successes[name][task]] for seed, run in runs.items()},
+            [task] * len(marks),
+        )
+        for task, marks in first.items()
+    }
+
+
+def _step_ratio(runs: Mapping[int, RunResult], baseline: Mapping[int, RunResult]) -> float | None:
+    ratios = []
+    for seed, run in runs.items():
+        other = baseline.get(seed)
+        if run.step_s and other and other.step_s and run.machine == other.machine:
+            ratios.append(run.step_s / other.step_s)
+    return fmean(ratios) if ratios else None
+
+
+def _of_family(answers: ProbeResult, family: str) -> list[bool]:
+    return [r for asked, r in zip(answers.families, answers.outcomes(), strict=True) if family in (ALL, asked)]
+
+
+def _strata(answers: ProbeResult, family: str) -> list[str]:
+    return [asked for asked in answers.families if family in (ALL, asked)]
+
+
+def _shared_names(runs: Mapping[int, RunResult], what: str) -> list[str]:
+    """Probes or sets that every run has, in the order of the first."""
+    first, *others = [getattr(run, what) for run in runs.values()]
+    return [name for name in first if all(name in other for other in others)]
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return fmean(known) if known else None

@@ -6,29 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aegis_eval.statistics import Rate, rate
-
 EVAL_INFO = "eval_info.json"
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What `lerobot-eval` found.
+    """What `lerobot-eval` found in one task.
 
     Attributes:
         successes: One an episode; episode i starts from the state of seed `start_seed + i`.
         videos: Of the first episodes, in their order.
-        seconds: Duration of the rollouts.
     """
 
     successes: list[bool]
     videos: list[Path]
-    seconds: float
-
-    @property
-    def success(self) -> Rate:
-        """Success rate with its Wilson interval."""
-        return rate(sum(self.successes), len(self.successes))
 
 
 def eval_command(
@@ -65,8 +56,10 @@ def eval_command(
     ]
 
 
-def read_rollouts(folder: Path) -> Rollouts:
-    """Read what `lerobot-eval` left in its output folder.
+def read_rollouts(folder: Path) -> dict[str, Rollouts]:
+    """Read what `lerobot-eval` left in its output folder, by task.
+
+    A task is one of LeRobot's groups, or `<group>_<number>` where a group has several.
 
     Raises:
         FileNotFoundError: If it has not ended well there.
@@ -74,17 +67,21 @@ def read_rollouts(folder: Path) -> Rollouts:
     path = folder / EVAL_INFO
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: lerobot-eval writes it at its end. See its log.")
-    info = json.loads(path.read_text())
-    metrics = [task["metrics"] for task in info["per_task"]]
-    return Rollouts(
-        successes=[bool(success) for one in metrics for success in one["successes"]],
-        videos=[Path(video) for one in metrics for video in one.get("video_paths", [])],
-        seconds=float(info["overall"]["eval_s"]),
-    )
+    tasks = json.loads(path.read_text())["per_task"]
+    groups = [task["task_group"] for task in tasks]
+    return {
+        task["task_group"] if groups.count(task["task_group"]) == 1 else f"{task['task_group']}_{task['task_id']}": (
+            Rollouts(
+                successes=[bool(success) for success in task["metrics"]["successes"]],
+                videos=[Path(video) for video in task["metrics"].get("video_paths", [])],
+            )
+        )
+        for task in tasks
+    }
 
 
 def lerobot_script(name: str) -> str:
-    """The console script of LeRobot that belongs to this Python.
+    """The console script, LeRobot's or ours, that belongs to this Python.
 
     Raises:
         FileNotFoundError: If it is not beside the interpreter.

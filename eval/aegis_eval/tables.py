@@ -1,31 +1,42 @@
-"""A study as tables: for the terminal, for Markdown, for spreadsheets."""
+"""A comparison as tables: for the terminal, for Markdown, for spreadsheets.
+
+A cell is text, `"93.1 [91.2, 94.6] (92.8, 93.0, 93.5)"`: the mean over seeds, its 95 % interval, every seed's value.
+"""
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from aegis_eval.results import Arm, Study
+from aegis_eval.bootstrap import Estimate
+from aegis_eval.results import WORST, Comparison, Row
+from aegis_eval.run_result import RunResult
 from aegis_eval.scoring import ALL
-from aegis_eval.statistics import PairedComparison, Rate
 
 Cells = list[list[str]]
 NOTHING = "–"
+UNTOUCHED = "untouched"
+_PARTS = re.compile(r"^(?P<value>.*?)(?P<range> \[[^\]]*\])?(?P<seeds> \([^)]*\))?$")
 
 
-def percent(found: Rate | None) -> str:
-    """`"93.1 [91.2, 94.6]"`, in percent with the 95 % Wilson interval."""
-    if found is None or not found.trials:
-        return NOTHING
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def points(found: PairedComparison | None) -> str:
-    """`"-4.2 [-6.0, -2.5]"`, a paired difference in percentage points with its 95 % interval."""
+def percent(found: Estimate | None, *, seeds: bool = True, sign: str = "") -> str:
+    """`"93.1 [91.2, 94.6] (92.8, 93.0, 93.5)"`, in percent or, with the sign `"+"`, in points."""
     if found is None:
         return NOTHING
-    return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    form = f"{sign}.1f"
+    text = f"{100 * found.value:{form}} [{100 * found.low:{form}}, {100 * found.high:{form}}]"
+    if seeds and len(found.by_seed) > 1:
+        text += f" ({', '.join(f'{100 * value:{form}}' for value in found.by_seed.values())})"
+    return text
+
+
+def parts(text: str) -> tuple[str, str, str]:
+    """Value, interval and seeds of a cell; empty where it has none."""
+    found = _PARTS.match(text)
+    assert found is not None  # every part may be empty
+    return found["value"], (found["range"] or "").strip(), (found["seeds"] or "").strip()
 
 
 def number(value: float | None, form: str) -> str:
@@ -33,59 +44,116 @@ def number(value: float | None, form: str) -> str:
     return NOTHING if value is None else format(value, form)
 
 
-def summary_cells(study: Study) -> Cells:
-    """Heading and one row an arm: accuracy a probe, success, action loss, time."""
-    head = ["arm", *[f"VQA {probe} (%)" for probe in study.probes], "success (%)", "action loss", "ms a step"]
-    return [head, *[_summary_row(study, arm) for arm in (study.reference, *study.arms)]]
+def row_name(comparison: Comparison, row: Row) -> str:
+    """The arm's label, with the learning rate where there are several."""
+    return f"{row.arm.label}, {row.lr:g}" if len(comparison.learning_rates) > 1 else row.arm.label
 
 
-def _summary_row(study: Study, arm: Arm) -> list[str]:
-    accuracies = [percent(arm.probes[p].family()) if p in arm.probes else NOTHING for p in study.probes]
-    milliseconds = None if arm.step_s is None else 1000 * arm.step_s
-    return [
-        arm.label,
-        *accuracies,
-        percent(arm.success),
-        number(arm.action_loss, ".3f"),
-        number(milliseconds, ".0f"),
-    ]
+def probes_of(comparison: Comparison) -> list[str]:
+    """Probes that any row, or the untouched backbone, answered."""
+    return list(dict.fromkeys([*comparison.untouched, *(probe for row in comparison.rows for probe in row.vqa)]))
 
 
-def difference_cells(study: Study) -> Cells:
-    """Heading and one row an arm: paired differences from the untouched backbone and from the first arm."""
-    first = study.arms[0]
+def sets_of(comparison: Comparison) -> list[str]:
+    """Sets that any row was rolled out on."""
+    return list(dict.fromkeys(name for row in comparison.rows for name in row.success))
+
+
+def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
+    """Heading and one row an arm and learning rate; the untouched backbone first."""
+    probes, sets, base = probes_of(comparison), sets_of(comparison), comparison.study.arm(comparison.study.baseline)
     head = [
         "arm",
-        *[f"VQA {probe}, change (points)" for probe in study.probes],
-        *[f"VQA {probe}, over {first.label} (points)" for probe in study.probes],
-        f"success, over {first.label} (points)",
-        "McNemar p",
+        *[f"VQA {probe} (%)" for probe in probes],
+        *[f"retention {probe} (%)" for probe in probes],
+        *[f"worst family {probe} (%)" for probe in probes],
+        *[f"success {name} (%)" for name in sets],
+        *[f"success {name}, over {base.label} (points)" for name in sets],
+        "action loss",
+        "ms a step",
+        f"step time / {base.label}",
+        "memory (MiB)",
     ]
-    rows = []
-    for arm in study.arms:
-        success = study.success_difference(arm)
-        rows.append(
-            [
-                arm.label,
-                *[points(study.probe_difference(arm, probe)) for probe in study.probes],
-                *[points(study.probe_difference(arm, probe, other=first)) for probe in study.probes],
-                points(success),
-                number(success.p_value if success else None, ".3f"),
-            ]
-        )
+    untouched = [percent(comparison.untouched.get(probe, {}).get(ALL), seeds=False) for probe in probes]
+    first = [UNTOUCHED, *untouched, *[NOTHING] * (len(head) - 1 - len(probes))]
+    rows = [
+        [
+            row_name(comparison, row),
+            *[percent(row.vqa.get(p, {}).get(ALL), seeds=seeds) for p in probes],
+            *[percent(row.retention.get(p, {}).get(ALL), seeds=seeds) for p in probes],
+            *[percent(row.retention.get(p, {}).get(WORST), seeds=seeds) for p in probes],
+            *[percent(row.success.get(s), seeds=seeds) for s in sets],
+            *[percent(row.success_difference.get(s), seeds=seeds, sign="+") for s in sets],
+            number(row.action_loss, ".3f"),
+            number(None if row.step_s is None else 1000 * row.step_s, ".0f"),
+            number(row.step_ratio, ".2f"),
+            number(row.memory_mib, ".0f"),
+        ]
+        for row in comparison.rows
+    ]
+    return [head, first, *rows]
+
+
+def short_cells(comparison: Comparison) -> Cells:
+    """The columns that fit a terminal: accuracy a probe, success a set, action loss, time."""
+    cells = summary_cells(comparison, seeds=False)
+    kept = [
+        place
+        for place, heading in enumerate(cells[0])
+        if heading == "arm" or heading.startswith(("VQA", "action", "ms")) or re.match(r"success [^,]*$", heading)
+    ]
+    return [[row[place] for place in kept] for row in cells]
+
+
+def task_cells(comparison: Comparison) -> Cells:
+    """Heading and one row an arm and learning rate: success by task of every set."""
+    columns = [(s, task) for s in sets_of(comparison) for task in _tasks_of(comparison, s)]
+    head = ["arm", *[f"{task}, {name} (%)" for name, task in columns]]
+    rows = [
+        [row_name(comparison, row), *[percent(row.tasks.get(name, {}).get(task)) for name, task in columns]]
+        for row in comparison.rows
+    ]
     return [head, *rows]
 
 
-def family_cells(study: Study, probe: str) -> Cells:
-    """Heading and one row a question family: accuracy in percent, an arm a column."""
-    arms = [arm for arm in (study.reference, *study.arms) if probe in arm.probes]
-    families = [*study.reference.probes[probe].names(), ALL] if arms else []
-    head = ["family", *[arm.label for arm in arms], "questions"]
-    rows = []
-    for family in families:
-        found = [arm.probes[probe].family(family) for arm in arms]
-        rows.append([family, *[f"{100 * f.value:.1f}" for f in found], str(found[0].trials)])
+def difference_cells(comparison: Comparison) -> Cells:
+    """Heading and one row an arm and learning rate: paired differences from the baseline at the same rate."""
+    probes, sets, base = probes_of(comparison), sets_of(comparison), comparison.study.arm(comparison.study.baseline)
+    head = [
+        "arm",
+        *[f"VQA {probe}, over {base.label} (points)" for probe in probes],
+        *[f"success {name}, over {base.label} (points)" for name in sets],
+    ]
+    rows = [
+        [
+            row_name(comparison, row),
+            *[percent(row.vqa_difference.get(p), sign="+") for p in probes],
+            *[percent(row.success_difference.get(s), sign="+") for s in sets],
+        ]
+        for row in comparison.rows
+        if row.arm != base
+    ]
     return [head, *rows]
+
+
+def family_cells(comparison: Comparison, probe: str, *, retention: bool = False) -> Cells:
+    """Heading and one row an arm and learning rate: accuracy, or retention, in percent by question family."""
+    tables: list[tuple[str, Mapping[str, Estimate]]] = []
+    if not retention and probe in comparison.untouched:
+        tables.append((UNTOUCHED, comparison.untouched[probe]))
+    for row in comparison.rows:
+        found = (row.retention if retention else row.vqa).get(probe)
+        if found:
+            tables.append((row_name(comparison, row), found))
+    families = list(dict.fromkeys(f for _, found in tables for f in found if f not in (ALL, WORST)))
+    if not families:
+        return []
+    columns = [*families, ALL]
+    rows = [
+        [name, *[number(100 * found[f].value if f in found else None, ".1f") for f in columns]]
+        for name, found in tables
+    ]
+    return [["arm", *columns], *rows]
 
 
 def markdown(cells: Cells) -> str:
@@ -113,34 +181,70 @@ def terminal(cells: Cells, *, title: str) -> Table:
     return table
 
 
-def spreadsheet(study: Study) -> str:
-    """CSV with a number a cell: one row an arm, rates as shares with their bounds."""
-    columns: dict[str, list[str]] = {"arm": []}
-    arms = (study.reference, *study.arms)
-    columns["arm"] = [arm.name for arm in arms]
-    for probe in study.probes:
-        names = study.reference.probes[probe].names() if probe in study.reference.probes else []
-        for family in (ALL, *names):
-            rates = [arm.probes[probe].family(family) if probe in arm.probes else None for arm in arms]
-            columns |= _rate_columns(f"vqa_{probe}_{family}", rates)
-    columns |= _rate_columns("success", [arm.success for arm in arms])
-    columns["action_loss"] = [_plain(arm.action_loss) for arm in arms]
-    columns["step_s"] = [_plain(arm.step_s) for arm in arms]
+def spreadsheet(comparison: Comparison) -> str:
+    """CSV with a number a cell: a row a run, and a row an arm and learning rate (`seed` is `all`) with bounds."""
+    records: list[dict[str, str]] = []
+    if comparison.pretrained is not None:
+        records.append({"arm": "pretrained"} | _pooled_vqa(comparison.untouched))
+    for row in comparison.rows:
+        key = {"arm": row.arm.name, "lr": f"{row.lr:g}"}
+        records += [key | _run_record(row, run) for run in row.runs.values()]
+        records.append(key | _row_record(row))
+    columns = list(dict.fromkeys(name for record in records for name in record))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
     return text.getvalue()
 
 
-def _rate_columns(name: str, rates: Sequence[Rate | None]) -> dict[str, list[str]]:
-    return {
-        name: [_plain(r.value if r else None) for r in rates],
-        f"{name}_low": [_plain(r.low if r else None) for r in rates],
-        f"{name}_high": [_plain(r.high if r else None) for r in rates],
-        f"{name}_n": [str(r.trials) if r else "" for r in rates],
-    }
+def _row_record(row: Row) -> dict[str, str]:
+    record = {"seed": "all", "seeds": str(len(row.runs))} | _pooled_vqa(row.vqa)
+    for probe, found in row.retention.items():
+        for family, estimate in found.items():
+            record |= _bounds(f"retention_{probe}_{family}", estimate)
+    for name, estimate in row.success.items():
+        record |= _bounds(f"success_{name}", estimate)
+    for name, tasks in row.tasks.items():
+        for task, estimate in tasks.items():
+            record |= _bounds(f"success_{name}_{task}", estimate)
+    for name, estimate in row.success_difference.items():
+        record |= _bounds(f"success_{name}_over_baseline", estimate)
+    for probe, estimate in row.vqa_difference.items():
+        record |= _bounds(f"vqa_{probe}_over_baseline", estimate)
+    return record | _costs(row) | {"step_ratio": _plain(row.step_ratio)}
+
+
+def _run_record(row: Row, run: RunResult) -> dict[str, str]:
+    """Values of one seed, in the columns of the pooled rows."""
+    record = {"seed": str(run.seed), "seeds": "1", "commit": run.commit}
+    for prefix, tables in (("vqa", row.vqa), ("retention", row.retention), ("success", row.tasks)):
+        for name, found in tables.items():
+            record |= {f"{prefix}_{name}_{key}": _plain(e.by_seed.get(run.seed)) for key, e in found.items()}
+    for name, estimate in row.success.items():
+        record[f"success_{name}"] = _plain(estimate.by_seed.get(run.seed))
+    return record | _costs(run)
+
+
+def _pooled_vqa(tables: Mapping[str, Mapping[str, Estimate]]) -> dict[str, str]:
+    record: dict[str, str] = {}
+    for probe, found in tables.items():
+        for family, estimate in found.items():
+            record |= _bounds(f"vqa_{probe}_{family}", estimate)
+    return record
+
+
+def _costs(found: Row | RunResult) -> dict[str, str]:
+    return {name: _plain(getattr(found, name)) for name in ("action_loss", "step_s", "memory_mib")}
+
+
+def _bounds(name: str, estimate: Estimate) -> dict[str, str]:
+    return {name: _plain(estimate.value), f"{name}_low": _plain(estimate.low), f"{name}_high": _plain(estimate.high)}
 
 
 def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def _tasks_of(comparison: Comparison, name: str) -> list[str]:
+    return list(dict.fromkeys(task for row in comparison.rows for task in row.tasks.get(name, {})))

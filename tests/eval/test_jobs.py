@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis_eval.jobs import Job, JobFailed, Running, read_marker, remaining_seconds, run_jobs
+from aegis_eval.jobs import Job, JobFailed, read_marker, run_jobs
 
 
 def python_job(folder: Path, name: str, code: str, **options) -> Job:
@@ -82,14 +82,11 @@ def test_a_need_that_is_no_earlier_job_is_refused(tmp_path):
         run([python_job(tmp_path, "use", "", needs=("absent",))])
 
 
-def test_the_time_left_is_the_work_left_over_the_workers(tmp_path):
-    jobs = [python_job(tmp_path, name, "", expected_s=30.0) for name in "abcd"]
-    assert remaining_seconds(jobs, [], workers=2) == 60
-    assert remaining_seconds(jobs, [], workers=2, pace=2.0) == 120
-    assert remaining_seconds(jobs[:1], [], workers=2) == 30
-
-
-def test_a_progress_bar_tells_more_than_the_expectation(tmp_path):
-    job = python_job(tmp_path, "train", "", expected_s=1000.0, progress=lambda tail: 0.5)
-    running = Running(job, process=None, command=[], started=time.monotonic() - 40)
-    assert remaining_seconds([job], [running], workers=1) == pytest.approx(40, abs=1)
+def test_the_memory_of_a_job_is_its_own(tmp_path):
+    jobs = [
+        python_job(tmp_path, "large", "bytearray(200 * 2**20)"),
+        python_job(tmp_path, "small", "", needs=("large",)),
+    ]
+    run(jobs)
+    large, small = (read_marker(job)["peak_mib"] for job in jobs)
+    assert large > 200 > small

@@ -1,19 +1,36 @@
-"""Tables, plots and the page say what the study holds, and the page needs nothing but itself."""
+"""Tables, figures and the page say what the comparison holds, and the page needs nothing but itself."""
 
 import csv
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from aegis_eval.facts import shown_commands
+from aegis_eval.films import FILMS, chosen_films
 from aegis_eval.page import render_page
-from aegis_eval.plots import all_plots
-from aegis_eval.results import read_study
+from aegis_eval.plots import inner_plots, mean_curve, mean_layer_curve, pareto_front, tradeoffs
+from aegis_eval.report import write_reports
+from aegis_eval.run_result import Curve, LayerCurve
 from aegis_eval.success import eval_command, read_rollouts
-from aegis_eval.tables import difference_cells, family_cells, markdown, spreadsheet, summary_cells
+from aegis_eval.tables import (
+    difference_cells,
+    family_cells,
+    markdown,
+    parts,
+    short_cells,
+    spreadsheet,
+    summary_cells,
+    task_cells,
+)
 
-from .studies import made_up_study
+from .studies import ORIGIN, made_up_comparison
+
+BROWSER = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +41,19 @@ def film(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(film) -> str:
-    study = made_up_study(videos=[film.name] * 6, commands=[("train", "lerobot-train --x=<y>", 3.0)])
-    return render_page(study, folder=film.parent)
+def comparison(film):
+    return made_up_comparison(arms=("naive", "gradient", "subspace"), seeds=(1000, 1001), videos=[film.name] * 6)
+
+
+@pytest.fixture(scope="module")
+def single():
+    """Like the demo: one learning rate, one seed."""
+    return made_up_comparison(arms=("naive", "gradient", "subspace"), rates=(1e-3,), seeds=(1000,))
+
+
+@pytest.fixture(scope="module")
+def page(comparison, film) -> str:
+    return render_page(comparison, ORIGIN, folder=film.parent)
 
 
 class Loads(HTMLParser):
@@ -35,7 +62,6 @@ class Loads(HTMLParser):
     def __init__(self):
         super().__init__()
         self.found: list[tuple[str, str]] = []
-        self.open: list[str] = []
 
     def handle_starttag(self, tag, attributes):
         self.found += [
@@ -52,14 +78,14 @@ def test_the_page_loads_nothing(page):
     assert [value for _, value in loads.found if not value.startswith(("data:", "#"))] == []
     assert "@import" not in page
     assert re.findall(r"url\((?!['\"]?#)[^)]*\)", page) == []
-    assert not re.search(r"<(script|link|iframe|object|embed)\b", page)
+    assert not re.search(r"<(link|iframe|object|embed)\b|<script [^>]*src", page)
 
 
 def test_the_page_follows_the_readers_colours(page):
     assert "prefers-color-scheme: dark" in page
-    assert "var(--arm-0)" in page
+    assert "var(--arm-0)" in page and "var(--family-0)" in page
     # No stand-in colour of a figure is left.
-    assert not re.search(r"#0(?:[1-3]0[1-3]0[1-3]|a0[1-6]0[1-6])\b", page)
+    assert not re.search(r"#0(?:[1-3]0[1-3]0[1-3]|a0[12]0[1-8])\b", page)
 
 
 def test_the_page_escapes_what_it_shows(page):
@@ -72,57 +98,172 @@ def test_figures_share_no_ids(page):
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_shows_the_first_episodes_of_every_arm(page):
-    assert page.count("<video") == 3 * 4
+def test_the_page_says_whether_it_is_partial(page, film):
+    assert "Partial:" not in page
+    partial = made_up_comparison(arms=("naive", "lora"), rates=(1e-3,), seeds=(1000, 1001), missing=1)
+    assert "Partial: 3 of 4 runs" in render_page(partial, ORIGIN, folder=film.parent)
 
 
-def test_a_figure_without_data_is_left_out():
-    study = made_up_study()
-    assert set(all_plots(study)) == {"vqa", "tradeoff", "layers", "loss"}
-    for arm in study.arms:
-        arm.layers.clear()
-    assert set(all_plots(study)) == {"vqa", "tradeoff", "loss"}
+def test_the_page_says_what_its_intervals_cover(page, single, film):
+    assert "redraws seeds" in page
+    of_one = render_page(single, ORIGIN, folder=film.parent)
+    assert "there is one seed an arm" in of_one and "redraws seeds" not in of_one
 
 
-def test_a_study_survives_its_json(tmp_path):
-    study = made_up_study()
-    study.write(tmp_path / "results.json")
-    assert read_study(tmp_path / "results.json") == study
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+def test_the_pages_script_sorts_its_tables_without_an_error(page, tmp_path):
+    probe = """<script>
+    window.onerror = (message) => { document.title = "error " + message; };
+    const table = document.querySelector("table.sortable");
+    const column = () => [...table.tBodies[0].rows].map((row) => parseFloat(row.cells[1].textContent));
+    const before = column().join();
+    table.tHead.rows[0].cells[1].click(); const down = column();
+    table.tHead.rows[0].cells[1].click(); const up = column();
+    table.tHead.rows[0].cells[1].click();
+    const sorted = (values, sign) => values.every((v, i) => i === 0 || sign * (v - values[i - 1]) >= 0);
+    document.body.dataset.result = [sorted(down, -1), sorted(up, 1), column().join() === before].join();
+    </script>"""
+    # The handler goes in first, so that an error of the page's own script is seen too.
+    catcher = "<head><script>window.onerror = (m) => { document.documentElement.dataset.error = m; };</script>"
+    file = tmp_path / "page.html"
+    file.write_text(page.replace("<head>", catcher, 1).replace("</body>", probe + "</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    dumped = subprocess.run([BROWSER, *options, file.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    assert 'data-ready="yes"' in dumped
+    assert "data-error" not in dumped
+    assert 'data-result="true,true,true"' in dumped
 
 
-def test_tables_agree_with_the_study():
-    study = made_up_study()
-    rows = summary_cells(study)
-    assert [row[0] for row in rows[1:]] == ["untouched", *[arm.label for arm in study.arms]]
-    first = study.arms[0].success
-    assert rows[2][3].startswith(f"{100 * first.value:.1f} [{100 * first.low:.1f}, ")
-    assert len({len(row) for row in rows}) == 1
-    assert family_cells(study, "tabletop")[-1][-1] == "350"
-    assert difference_cells(study)[1][-1] == "–"  # the first arm is not compared with itself
+def test_films_are_the_first_episodes_of_the_first_seed_in_turn_of_the_tasks(comparison, film, tmp_path):
+    chosen = chosen_films(comparison, folder=film.parent)
+    assert [row.arm.name for row, _ in chosen] == ["naive", "gradient", "subspace"]
+    assert all(len(films) == FILMS and row.lr == 1e-3 for row, films in chosen)
+    assert [one.told for one in chosen[0][1]] == ["“touch the red cube”", "“lift the red cube”"] * 2
+    assert chosen_films(comparison, folder=tmp_path) == []  # the films are not there: results of another machine
 
 
-def test_markdown_columns_line_up():
-    lines = markdown(summary_cells(made_up_study())).splitlines()
+def test_the_front_holds_what_no_other_arm_exceeds():
+    points = [(1.0, 0.2), (0.9, 0.6), (0.9, 0.5), (0.5, 0.6), (0.4, 0.8)]
+    assert pareto_front(points) == [(1.0, 0.2), (0.9, 0.6), (0.4, 0.8)]
+
+
+def test_there_is_a_trade_off_for_each_set_and_a_panel_for_each_rate(comparison, single):
+    plots = tradeoffs(comparison)
+    assert len(plots) == 2 and all(plot.wide for plot in plots)
+    assert plots[0].svg.count("learning rate 0.0003") == 1
+    assert [plot.wide for plot in tradeoffs(single)] == [False, False]
+
+
+def test_a_figure_without_data_is_left_out(single):
+    assert len(inner_plots(single)) == 4
+    without = made_up_comparison(arms=("naive", "lora"), rates=(1e-3,), seeds=(1000,))
+    assert len(inner_plots(without)) == 3  # neither of them projects
+
+
+def test_curves_are_averaged_over_the_steps_that_all_seeds_have():
+    assert mean_curve([Curve([1, 2, 3], [1.0, 2.0, 3.0]), Curve([2, 3], [4.0, 5.0])]) == Curve([2, 3], [3.0, 4.0])
+    assert mean_curve([]) == Curve()
+    layers = [LayerCurve([1], ["a", "b"], [[1.0, 2.0]]), LayerCurve([1], ["a", "b"], [[3.0, 4.0]])]
+    assert mean_layer_curve(layers) == LayerCurve([1], ["a", "b"], [[2.0, 3.0]])
+
+
+def test_tables_agree_with_the_comparison(comparison):
+    cells = summary_cells(comparison)
+    assert len({len(row) for row in cells}) == 1
+    assert [row[0] for row in cells[1:4]] == ["untouched", "Naive, 0.0003", "Naive, 0.001"]
+    success = cells[0].index("success shown (%)")
+    found = comparison.rows[0].success["shown"]
+    value, interval, seeds = parts(cells[2][success])
+    assert value == f"{100 * found.value:.1f}"
+    assert interval == f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    assert seeds == f"({', '.join(f'{100 * v:.1f}' for v in found.by_seed.values())})"
+    over = cells[0].index("success shown, over Naive (points)")
+    assert cells[2][over] == "–"  # the baseline is not compared with itself
+    assert cells[4][over].startswith(("+", "-"))
+    ratio = cells[0].index("step time / Naive")
+    assert (cells[2][ratio], cells[4][ratio]) == ("1.00", "1.30")
+
+
+def test_retention_is_accuracy_over_that_of_the_untouched_backbone(single):
+    row = single.rows[0]
+    for family, kept in row.retention["tabletop"].items():
+        if family != "worst":
+            expected = row.vqa["tabletop"][family].value / single.untouched["tabletop"][family].value
+            assert kept.value == pytest.approx(expected)
+    families = [kept.value for name, kept in row.retention["tabletop"].items() if name not in ("all", "worst")]
+    assert row.retention["tabletop"]["worst"].value == min(families)
+
+
+def test_success_is_told_by_task_and_set(comparison):
+    cells = task_cells(comparison)
+    assert cells[0][1:] == [f"{t}, {s} (%)" for s in ("shown", "never_shown") for t in ("touch", "lift")]
+    row = comparison.rows[0]
+    tasks = [row.tasks["shown"][task].value for task in ("touch", "lift")]
+    assert row.success["shown"].value == pytest.approx(sum(tasks) / 2)
+
+
+def test_differences_and_families_have_a_row_an_arm_and_rate(comparison):
+    assert len(difference_cells(comparison)) == 1 + 4  # without the baseline
+    assert len(family_cells(comparison, "tabletop")) == 1 + 1 + 6  # with the untouched backbone
+    assert len(family_cells(comparison, "tabletop", retention=True)) == 1 + 6
+
+
+def test_the_terminals_table_is_a_part_of_the_whole_one(comparison):
+    heading = short_cells(comparison)[0]
+    assert heading == [
+        "arm",
+        "VQA nano_scenes (%)",
+        "VQA tabletop (%)",
+        "success shown (%)",
+        "success never_shown (%)",
+        "action loss",
+        "ms a step",
+    ]
+
+
+def test_markdown_columns_line_up(comparison):
+    lines = markdown(summary_cells(comparison)).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].count("-:") == lines[0].count("|") - 2
 
 
-def test_the_spreadsheet_holds_numbers_with_their_bounds():
-    rows = list(csv.DictReader(spreadsheet(made_up_study()).splitlines()))
-    assert [row["arm"] for row in rows] == ["pretrained", "none", "paper", "default"]
-    assert rows[0]["success"] == ""
-    assert float(rows[1]["success_low"]) < float(rows[1]["success"]) < float(rows[1]["success_high"])
-    assert rows[1]["vqa_tabletop_colour_n"] == "50"
+def test_the_spreadsheet_has_a_row_a_run_and_one_an_arm_and_rate(comparison):
+    rows = list(csv.DictReader(spreadsheet(comparison).splitlines()))
+    assert len(rows) == 1 + 12 + 6
+    pooled = next(row for row in rows if row["arm"] == "naive" and row["seed"] == "all")
+    single = [row for row in rows if row["arm"] == "naive" and row["lr"] == pooled["lr"] and row["seed"] != "all"]
+    assert float(pooled["success_shown_low"]) < float(pooled["success_shown"]) < float(pooled["success_shown_high"])
+    mean = sum(float(row["vqa_tabletop_colour"]) for row in single) / 2
+    assert float(pooled["vqa_tabletop_colour"]) == pytest.approx(mean, abs=1e-5)
 
 
-def test_rollouts_are_read_in_the_order_of_their_seeds(tmp_path):
-    (tmp_path / "eval_info.json").write_text(
-        '{"per_task": [{"metrics": {"successes": [true, false, true], "video_paths": ["a.mp4"]}}],'
-        ' "overall": {"eval_s": 2.5}}'
-    )
+def test_every_command_is_shown_once(comparison):
+    commands, note = shown_commands(comparison)
+    assert len({one.command for one in commands}) == len(commands)
+    assert "first seed" in note
+
+
+def test_all_files_are_written(comparison, tmp_path):
+    page = write_reports(comparison, ORIGIN, tmp_path)
+    assert page == tmp_path / "index.html"
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (content["runs_done"], len(content["rows"]), len(content["runs"])) == (12, 6, 12)
+    assert ORIGIN.command in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "table.csv").stat().st_size > 500
+
+
+def test_rollouts_are_read_by_task_in_the_order_of_their_seeds(tmp_path):
+    def task(group, number, successes):
+        return {"task_group": group, "task_id": number, "metrics": {"successes": successes, "video_paths": ["a.mp4"]}}
+
+    tasks = [task("touch", 0, [True, False, True]), task("suite", 0, [True]), task("suite", 1, [False])]
+    (tmp_path / "eval_info.json").write_text(json.dumps({"per_task": tasks}))
     found = read_rollouts(tmp_path)
-    assert found.successes == [True, False, True]
-    assert (found.success.successes, found.success.trials) == (2, 3)
+    assert {name: one.successes for name, one in found.items()} == {
+        "touch": [True, False, True],
+        "suite_0": [True],
+        "suite_1": [False],
+    }
     with pytest.raises(FileNotFoundError, match="lerobot-eval"):
         read_rollouts(tmp_path / "absent")
 

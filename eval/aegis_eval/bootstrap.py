@@ -1,0 +1,178 @@
+r"""How sure a mean over training seeds and questions (or initial states) is: a two-level bootstrap.
+
+Every seed of an arm meets the same questions, so seeds and questions are crossed: `x[s, i]` is right or wrong for seed
+`s` and question `i`. One replicate draws seeds with replacement, and, once for all of them, questions with replacement
+within each stratum (a question family, a task), whose sizes are fixed by design (the pigeonhole bootstrap: Owen, Annals
+of Applied Statistics 1, 2007, p. 386). A statistic of the redrawn table is taken as often as there are replicates; its
+2.5 % and 97.5 % quantiles bound the interval.
+
+A bootstrap knows no more seeds than there are: with S of them it sees (S - 1) / S of the variance between seeds, and
+with three the interval is rather too narrow. With one seed only questions are drawn. Outcomes that are all the same
+have no variance to resample; their rate gets the Wilson interval of one seed's number of questions.
+
+Shapes: S seeds, N questions, R replicates.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aegis_eval.statistics import compare_paired, rate
+
+REPLICATES = 2000
+SEED = 20_260_101  # the same draws for every arm: differences between arms are then not blurred by the draws
+CONFIDENCE = 0.95
+_BOUNDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+
+Marks = Sequence[bool]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: Mean over the seeds.
+        low: Lower bound.
+        high: Upper bound.
+        by_seed: Training seed -> its value.
+        method: How the bounds were found: `bootstrap`, `Wilson` or `Newcombe`.
+    """
+
+    value: float
+    low: float
+    high: float
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    method: str = "bootstrap"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Redrawn seeds (R, S) and questions (R, N), as counts."""
+
+    seeds: FloatArray
+    items: FloatArray
+
+
+@lru_cache(maxsize=8)  # the same few designs again for every arm
+def draw(seeds: int, strata: tuple[str, ...]) -> Draws:
+    """Draw `REPLICATES` times from that many seeds, and from questions within their strata."""
+    generator = np.random.default_rng(SEED)
+    by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=REPLICATES).astype(np.float64)
+    names = np.asarray(strata)
+    items = np.empty((REPLICATES, len(names)))
+    for name in dict.fromkeys(strata):
+        (places,) = np.nonzero(names == name)
+        count = len(places)
+        items[:, places] = generator.multinomial(count, np.full(count, 1 / count), size=REPLICATES)
+    return Draws(by_seed, items)
+
+
+def success_estimate(outcomes: Mapping[int, Marks], strata: Sequence[str]) -> Estimate:
+    """A rate over seeds and questions; Wilson's interval with a single seed.
+
+    Args:
+        outcomes: Training seed -> right or wrong, question by question.
+        strata: Each question's stratum.
+    """
+    table = _table(outcomes)  # (S, N)
+    by_seed = _by_seed(outcomes, table.mean(axis=1))
+    if len(table) == 1 or np.ptp(table) == 0:
+        count = table.shape[1]
+        found = rate(round(count * float(table.mean())), count)
+        return Estimate(found.value, found.low, found.high, by_seed, "Wilson")
+    draws = draw(len(table), tuple(strata))
+    return _estimate(float(table.mean()), _replicated(table, draws).sum(axis=1) / table.shape[1], by_seed)
+
+
+def difference_estimate(
+    first: Mapping[int, Marks], second: Mapping[int, Marks], strata: Sequence[str]
+) -> Estimate | None:
+    """Rate of `first` minus rate of `second` over the same seeds and questions; Newcombe's interval with one seed.
+
+    Seeds that only one of them has are left out; None if they share none.
+    """
+    shared = [seed for seed in first if seed in second]
+    if not shared:
+        return None
+    difference = _table({s: first[s] for s in shared}) - _table({s: second[s] for s in shared})  # (S, N)
+    by_seed = dict(zip(shared, difference.mean(axis=1).tolist(), strict=True))
+    if len(shared) == 1 or np.ptp(difference) == 0:
+        pairs = compare_paired(first[shared[0]], second[shared[0]])
+        return Estimate(pairs.difference, pairs.low, pairs.high, by_seed, "Newcombe")
+    draws = draw(len(shared), tuple(strata))
+    replicates = _replicated(difference, draws).sum(axis=1) / difference.shape[1]
+    return _estimate(float(difference.mean()), replicates, by_seed)
+
+
+def retention_estimates(outcomes: Mapping[int, Marks], before: Marks, strata: Sequence[str]) -> dict[str, Estimate]:
+    """Rate after over rate before, on the same questions: by stratum, over all (`all`) and the least (`worst`).
+
+    A stratum of which nothing was right before has no retention and is left out. The interval of the least one is that
+    of a minimum, which lies below the least of the means whenever strata are close to each other.
+
+    Args:
+        outcomes: Training seed -> right or wrong after training.
+        before: Right or wrong before it.
+        strata: Each question's stratum.
+    """
+    table, untouched = _table(outcomes), np.asarray(before, dtype=np.float64)
+    draws = draw(len(table), tuple(strata))
+    after, then = _replicated(table, draws), draws.items * untouched  # (R, N) each
+    names = np.asarray(strata)
+    values: dict[str, tuple[FloatArray, FloatArray]] = {}  # -> by seed (S,), replicates (R,)
+    for name in dict.fromkeys(strata):
+        within = names == name
+        if untouched[within].any():
+            values[name] = _ratio(table, untouched, after, then, within)
+    if not values:
+        return {}
+    families = list(values)
+    values["all"] = _ratio(table, untouched, after, then, np.ones(len(names), dtype=bool))
+    found = {
+        name: _estimate(float(by_seed.mean()), replicates, _by_seed(outcomes, by_seed))
+        for name, (by_seed, replicates) in values.items()
+    }
+    worst_by_seed = np.min([values[name][0] for name in families], axis=0)
+    worst = np.min([values[name][1] for name in families], axis=0)
+    least = min(found[name].value for name in families)
+    return found | {"worst": _estimate(least, worst, _by_seed(outcomes, worst_by_seed))}
+
+
+def _ratio(
+    table: FloatArray, untouched: FloatArray, after: FloatArray, then: FloatArray, within: NDArray[np.bool_]
+) -> tuple[FloatArray, FloatArray]:
+    """Retention on some of the questions: of each seed (S,), and of each replicate (R,)."""
+    # A replicate may draw none of the few questions that were right before; it counts one instead of dividing by zero.
+    replicates = after[:, within].sum(axis=1) / np.maximum(then[:, within].sum(axis=1), 1.0)
+    return table[:, within].sum(axis=1) / untouched[within].sum(), replicates
+
+
+def _replicated(table: FloatArray, draws: Draws) -> FloatArray:
+    """Mean over the drawn seeds, times how often each question was drawn: (S, N) -> (R, N)."""
+    return (draws.seeds @ table) / len(table) * draws.items
+
+
+def _table(outcomes: Mapping[int, Marks]) -> FloatArray:
+    """(S, N) zeros and ones.
+
+    Raises:
+        ValueError: If seeds did not meet the same number of questions.
+    """
+    lengths = {seed: len(marks) for seed, marks in outcomes.items()}
+    if not lengths or len(set(lengths.values())) != 1 or not min(lengths.values()):
+        raise ValueError(f"Every seed must meet the same questions, at least one; received by seed: {lengths}.")
+    return np.asarray([list(marks) for marks in outcomes.values()], dtype=np.float64)
+
+
+def _by_seed(outcomes: Mapping[int, Marks], values: FloatArray) -> dict[int, float]:
+    return dict(zip(outcomes, values.tolist(), strict=True))
+
+
+def _estimate(value: float, replicates: FloatArray, by_seed: Mapping[int, float]) -> Estimate:
+    low, high = np.quantile(replicates, _BOUNDS)
+    return Estimate(value, float(low), float(high), dict(by_seed))

@@ -1,0 +1,56 @@
+"""Where a number comes from: commit, versions of packages, machine."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from aegis_eval.jobs import available_cores
+
+PACKAGES = ("lerobot_policy_aegis_vla", "lerobot", "torch", "transformers", "peft", "mujoco")
+
+
+def commit() -> dict[str, str | bool]:
+    """The repository's `commit`, and whether files differ from it (`dirty`); an unknown commit says why."""
+    git = shutil.which("git")
+    if git is None:
+        return {"commit": "unknown (no git)", "dirty": False}
+    run = [git, "-C", str(Path(__file__).parent)]
+    head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return {"commit": "unknown (not a git repository)", "dirty": False}
+    # Results that are being collected make no difference to what collects them.
+    status = subprocess.run(
+        [*run, "status", "--porcelain", "--", ":(top)", ":(top,exclude)results"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that shape the numbers."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def machine() -> str:
+    """Processor, cores and system: step times are compared on one machine only."""
+    return f"{_processor()}, {available_cores()} cores, {platform.system()}"
+
+
+def as_typed(command: str) -> str:
+    """A command as one types it: without the path of the environment's programs."""
+    return command.replace(f"{Path(sys.executable).parent}{os.sep}", "")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,167 @@
+"""The runs of a study, and what shapes the numbers of each: two runs with the same settings are the same run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aegis_eval.probes import find_probe
+from aegis_eval.study import Arm, Study
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm at one learning rate from one seed."""
+
+    arm: Arm
+    lr: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """`"naive-lr0.001-seed1000"`."""
+        return f"{self.arm.name}-lr{self.lr:g}-seed{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Where its stages work."""
+        return out / "runs" / self.arm.name / f"lr{self.lr:g}" / f"seed{self.seed}"
+
+
+def plan_runs(study: Study, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """All runs: a whole seed of every arm before the next seed, so that a study cut short is still a comparison.
+
+    Args:
+        study: The study.
+        only: Names of the arms to run; empty for all.
+        seeds: Training seeds to run; empty for all.
+
+    Raises:
+        ValueError: If an arm or a seed is not of this study.
+    """
+    for name in only:
+        study.arm(name)
+    foreign = sorted(set(seeds) - set(study.seeds))
+    if foreign:
+        raise ValueError(f"--seeds must be some of the study's {list(study.seeds)}; received {foreign}.")
+    return [
+        Run(arm, lr, seed)
+        for seed in study.seeds
+        for lr in study.learning_rates
+        for arm in study.arms
+        if (not only or arm.name in only)
+        and (not seeds or seed in seeds)
+        and lr in _restricted(study, arm, "learning_rates")
+        and seed in _restricted(study, arm, "seeds")
+    ]
+
+
+def origin(study: Study, run: Run) -> Run:
+    """The run that trains the weights of `run`: itself, or that of the arm which it is `of`."""
+    return run if run.arm.of is None else Run(study.arm(run.arm.of), run.lr, run.seed)
+
+
+def run_settings(study: Study, run: Run, *, config_folder: Path) -> dict[str, Any]:
+    """What shapes the numbers of a run, as plain data: no label, no number of workers, no checkpoint frequency."""
+    trained = origin(study, run).arm
+    training = asdict(study.training)
+    del training["save_freq"]  # an exact resume makes it a matter of convenience
+    rollouts = asdict(study.rollouts)
+    for presentation in ("videos", "chance", "chance_note"):
+        del rollouts[presentation]
+    return _plain(
+        {
+            "arm": run.arm.name,
+            "lr": run.lr,
+            "seed": run.seed,
+            "options": trained.options,
+            "of": run.arm.of,
+            "interpolate": run.arm.interpolate,
+            "probe_options": run.arm.probe_options,
+            "train_config": yaml.safe_load((config_folder / "train" / study.train_config).read_text()),
+            **shared_settings(study),
+            **pretrained_settings(study),
+            "training": training,
+            "rollouts": rollouts,
+        }
+    )
+
+
+def pretrained_settings(study: Study) -> dict[str, Any]:
+    """What shapes the answers of the untouched backbone."""
+    probes = {
+        "count": study.probes.count,
+        "versions": {name: find_probe(name).version for name in study.probes.names},
+    }
+    return _plain({"backbone": study.backbone, "device": study.device, "probes": probes})
+
+
+def shared_settings(study: Study) -> dict[str, Any]:
+    """What shapes the data that all runs share."""
+    return _plain(
+        {
+            "backbone": study.backbone,
+            "demonstrations": study.demonstrations,
+            "dataset": asdict(study.dataset) if study.dataset else None,
+            "anchor": asdict(study.anchor) if study.anchor else None,
+        }
+    )
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for the settings."""
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`"training.steps was 7 and is now 20, ..."`; empty if they are the same."""
+    old, new = _flat(before), _flat(now)
+    names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names)
+
+
+def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of what a folder is about to hold, or refuse to mix it with what it holds.
+
+    Raises:
+        ValueError: If other settings are there.
+    """
+    if path.is_file():
+        changed = differences(json.loads(path.read_text()), settings)
+        if changed:
+            raise ValueError(
+                f"{path.parent} holds work with other settings ({changed}). Go on with the old ones, choose another "
+                f"--out, or delete {path.parent}."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _restricted(study: Study, arm: Arm, what: str) -> Sequence[float]:
+    """The learning rates or seeds of an arm: its own, those of the arm it is of, the study's."""
+    allowed: Sequence[float] = getattr(study, what)
+    for one in (arm, study.arm(arm.of)) if arm.of else (arm,):
+        own = getattr(one, what)
+        allowed = allowed if own is None else [value for value in allowed if value in own]
+    return allowed
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON reads it back: tuples become lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,404 @@
+"""A study: arms x learning rates x seeds on the same demonstrations, read from YAML (`configs/compare/*.yaml`).
+
+The file selects, this module checks: a key that it does not know, a value that makes no sense and an arm that refers
+to nothing are refused with the rule, the value and the remedy. A `quick:` section holds what `--quick` replaces.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aegis_eval.checkpoints import NANO
+from aegis_eval.probes import find_probe
+
+Options = Mapping[str, Any]
+# What `aegis-record` accepts beside the folder and name of the dataset.
+RECORD_OPTIONS = (
+    "task",
+    "episodes",
+    "seed",
+    "kinds",
+    "phrasings",
+    "objects",
+    "cameras",
+    "image_size",
+    "fps",
+    "noise",
+    "video",
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Demonstrations that exist already."""
+
+    repo_id: str
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What `aegis-anchor` builds the anchor from: a VQA source, a number of its samples and their seed."""
+
+    source: str = "nano_scenes"
+    count: int = 2000
+    seed: int = 1000
+
+
+@dataclass(frozen=True)
+class Training:
+    """Steps of each training, and the steps between log lines, checkpoints and the monitor's questions."""
+
+    steps: int
+    log_freq: int = 20
+    save_freq: int = 500
+    probe_freq: int = 250
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Names of the VQA probes, and questions asked by each."""
+
+    names: tuple[str, ...] = ("nano_scenes", "tabletop")
+    count: int = 1400
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """Closed-loop episodes.
+
+    Attributes:
+        sets: Set -> options of `lerobot-eval --env.*`, `type` among them.
+        episodes: A task of a set.
+        seed: Of the first initial state; far from those of the demonstrations.
+        environments: Simulations stepped together.
+        videos: Films kept of each task of each set.
+        chance: Success rate of acting without reading the instruction; None if unknown.
+        chance_note: Where that number comes from, in a sentence.
+    """
+
+    sets: Mapping[str, Options]
+    episodes: int = 50
+    seed: int = 100_000
+    environments: int = 10
+    videos: int = 1
+    chance: float | None = None
+    chance_note: str = ""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to treat the backbone.
+
+    Attributes:
+        name: Short, as in folders.
+        label: For readers; short enough to stand beside a point.
+        note: One sentence on what it does.
+        options: Of `lerobot-train`, for an arm that is trained.
+        of: Arm whose trained runs this one takes, instead of training.
+        interpolate: Share of the trained weights, for an arm `of` another: the rest is the pretrained backbone's.
+        probe_options: Appended to `aegis-probe`.
+        learning_rates: Of this arm only; None: the study's.
+        seeds: Of this arm only; None: the study's.
+    """
+
+    name: str
+    label: str = ""
+    note: str = ""
+    options: Options = field(default_factory=dict)
+    of: str | None = None
+    interpolate: float | None = None
+    probe_options: Options = field(default_factory=dict)
+    learning_rates: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a comparison is told.
+
+    Attributes:
+        title: Heading.
+        summary: What is done, in two or three sentences.
+        training: Length and rhythm of each training.
+        rollouts: Closed-loop episodes.
+        arms: In the order of the tables.
+        baseline: Name of the arm with which the others are compared.
+        learning_rates: Peak learning rates, `--policy.optimizer_lr`.
+        seeds: Training seeds.
+        demonstrations: Options of `aegis-record`; None if there is a dataset.
+        dataset: A dataset that exists; None if one is recorded.
+        anchor: What the anchor is built from; None: each training finds or builds its own.
+        probes: Questions before and after.
+        backbone: `"nano"`, or another image-text-to-text model's folder.
+        train_config: File in `configs/train`.
+        device: torch device of trainings, rollouts and probes.
+    """
+
+    title: str
+    summary: str
+    training: Training
+    rollouts: RolloutPlan
+    arms: tuple[Arm, ...]
+    baseline: str
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    demonstrations: Options | None = None
+    dataset: Dataset | None = None
+    anchor: Anchor | None = None
+    probes: Probes = Probes()
+    backbone: str = NANO
+    train_config: str = "demo.yaml"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _check_study(self)
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name.
+
+        Raises:
+            ValueError: If there is none; the message names those there are.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise ValueError(f"There is no arm {name!r} in this study. Arms: {', '.join(a.name for a in self.arms)}.")
+
+
+def read_study(path: Path, *, quick: bool = False) -> Study:
+    """Read a study's YAML file.
+
+    Args:
+        path: The file.
+        quick: Whether its `quick:` section replaces what it names.
+
+    Raises:
+        ValueError: If the file does not describe a study; the message says what to change.
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no study {path}. Studies are YAML files such as configs/compare/nano.yaml.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return make_study(content, quick=quick)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def make_study(content: Any, *, quick: bool = False) -> Study:
+    """A study from the content of its YAML file; see `read_study`."""
+    content = dict(_mapping(content, "a study"))
+    shrunk = content.pop("quick", None)
+    if quick:
+        if shrunk is None:
+            raise ValueError("--quick needs a section `quick:` that says what a quick study replaces; there is none.")
+        content = _replaced(content, dict(_mapping(shrunk, "quick")))
+    _known(content, [f.name for f in fields(Study)], "a study")
+    _required(content, ("title", "training", "rollouts", "arms", "learning_rates", "seeds"), "a study")
+    arms = _arms(content["arms"])
+    made: dict[str, Any] = {
+        **content,
+        "summary": str(content.get("summary", "")).strip(),
+        "training": _section(Training, content["training"], "training"),
+        "rollouts": _rollouts(content["rollouts"]),
+        "arms": arms,
+        "baseline": content.get("baseline", arms[0].name),
+        "learning_rates": _numbers(content["learning_rates"], "learning_rates"),
+        "seeds": _seeds(content["seeds"], "seeds"),
+    }
+    if "anchor" in content and content["anchor"] is not None:
+        made["anchor"] = _section(Anchor, content["anchor"], "anchor")
+    if "dataset" in content:
+        made["dataset"] = _section(Dataset, content["dataset"], "dataset")
+    if "demonstrations" in content:
+        made["demonstrations"] = dict(_mapping(content["demonstrations"], "demonstrations"))
+    if "probes" in content:
+        probes = dict(_mapping(content["probes"], "probes"))
+        if "names" in probes:
+            probes["names"] = tuple(_list(probes["names"], "probes.names"))
+        made["probes"] = _section(Probes, probes, "probes")
+    return Study(**made)
+
+
+def _replaced(content: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
+    """`content` with what `quick` names in its place; sections key by key, `arms` as a list of names to keep."""
+    result = dict(content)
+    for key, value in quick.items():
+        if key == "arms":
+            arms = _mapping(content.get("arms"), "arms")
+            absent = [name for name in _list(value, "quick.arms") if name not in arms]
+            if absent:
+                raise ValueError(f"quick.arms must name arms; received {absent}. Arms: {', '.join(arms)}.")
+            result["arms"] = {name: arm for name, arm in arms.items() if name in value}
+        elif isinstance(value, Mapping) and isinstance(content.get(key), Mapping):
+            result[key] = _replaced(dict(content[key]), dict(value))
+        else:
+            result[key] = value
+    return result
+
+
+def _arms(content: Any) -> tuple[Arm, ...]:
+    made = []
+    for name, given in _mapping(content, "arms").items():
+        where = f"arms.{name}"
+        arm = dict(_mapping(given if given is not None else {}, where))
+        _known(arm, [f.name for f in fields(Arm) if f.name != "name"], where)
+        for key in ("options", "probe_options"):
+            arm[key] = dict(_mapping(arm.get(key) or {}, f"{where}.{key}"))
+        if arm.get("learning_rates") is not None:
+            arm["learning_rates"] = _numbers(arm["learning_rates"], f"{where}.learning_rates")
+        if arm.get("seeds") is not None:
+            arm["seeds"] = _seeds(arm["seeds"], f"{where}.seeds")
+        made.append(Arm(name=str(name), **{"label": str(name)} | arm))
+    if not made:
+        raise ValueError("arms must hold at least one arm, as `naive: {options: {policy.knowledge: none}}`.")
+    return tuple(made)
+
+
+def _rollouts(content: Any) -> RolloutPlan:
+    given = dict(_mapping(content, "rollouts"))
+    sets = _mapping(given.get("sets"), "rollouts.sets")
+    if not sets:
+        raise ValueError("rollouts.sets must hold at least one set, as `shown: {type: aegis_tabletop, task: touch}`.")
+    for name, options in sets.items():
+        if "type" not in _mapping(options, f"rollouts.sets.{name}"):
+            raise ValueError(f"rollouts.sets.{name} needs `type`, the environment of lerobot-eval; received {options}.")
+    given["sets"] = {str(name): dict(options) for name, options in sets.items()}
+    return _section(RolloutPlan, given, "rollouts")
+
+
+def _section[T](kind: type[T], content: Any, where: str) -> T:
+    """A flat section as its dataclass; integers are checked to be integers."""
+    given = dict(_mapping(content, where))
+    known: list[Any] = list(fields(kind))  # type: ignore[arg-type]
+    _known(given, [f.name for f in known], where)
+    _required(
+        given,
+        [f.name for f in known if f.default is MISSING and f.default_factory is MISSING],
+        where,
+    )
+    for one in known:
+        value = given.get(one.name)
+        if one.type is int and one.name in given and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{where}.{one.name} must be a whole number; received {value!r}.")
+    return kind(**given)
+
+
+def _check_study(study: Study) -> None:
+    if (study.demonstrations is None) == (study.dataset is None):
+        raise ValueError(
+            "A study trains either on `demonstrations:` (options of aegis-record) or on a `dataset:` that exists: "
+            f"give exactly one; received {'both' if study.dataset else 'neither'}."
+        )
+    if study.demonstrations is not None:
+        _known(study.demonstrations, RECORD_OPTIONS, "demonstrations")
+        _required(study.demonstrations, ("task", "episodes", "seed"), "demonstrations")
+    counts = {
+        "demonstrations.episodes": (study.demonstrations or {"episodes": 1})["episodes"],
+        "training.steps": study.training.steps,
+        "training.log_freq": study.training.log_freq,
+        "training.save_freq": study.training.save_freq,
+        "probes.count": study.probes.count,
+        "rollouts.episodes": study.rollouts.episodes,
+        "rollouts.environments": study.rollouts.environments,
+        **({"anchor.count": study.anchor.count} if study.anchor else {}),
+    }
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1; received {value!r}.")
+    if study.training.log_freq > study.training.steps:
+        raise ValueError(
+            f"training.log_freq must be at most training.steps, or the training reports nothing; received "
+            f"{study.training.log_freq} of {study.training.steps}."
+        )
+    for name in study.probes.names:
+        find_probe(name)  # names the probes that there are
+    for what, values in (("learning_rates", study.learning_rates), ("seeds", study.seeds)):
+        _distinct(values, what)
+    study.arm(study.baseline)
+    for arm in study.arms:
+        _check_arm(study, arm)
+
+
+def _check_arm(study: Study, arm: Arm) -> None:
+    where = f"arms.{arm.name}"
+    if not arm.name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f"An arm's name becomes a folder: letters, digits, _ and -; received {arm.name!r}.")
+    for what, own, all_ in (
+        ("learning_rates", arm.learning_rates, study.learning_rates),
+        ("seeds", arm.seeds, study.seeds),
+    ):
+        if own is not None:
+            _distinct(own, f"{where}.{what}")
+            if not set(own) <= set(all_):
+                raise ValueError(f"{where}.{what} must be some of the study's {list(all_)}; received {list(own)}.")
+    if arm.of is None:
+        if not arm.options:
+            raise ValueError(f"{where} needs `options` (of lerobot-train), or `of` with the arm whose runs it takes.")
+        if arm.interpolate is not None:
+            raise ValueError(f"{where}.interpolate needs `of`: the arm whose trained weights are interpolated.")
+        return
+    origin = study.arm(arm.of)
+    if origin.of is not None:
+        raise ValueError(f"{where}.of must name an arm that is trained; {arm.of!r} is itself of {origin.of!r}.")
+    if arm.options:
+        raise ValueError(f"{where} trains nothing, as it is of {arm.of!r}: leave `options` out, or `of`.")
+    if arm.interpolate is None and not arm.probe_options:
+        raise ValueError(f"{where} is the same as {arm.of!r}: give `interpolate` or `probe_options`, or leave it out.")
+    share = arm.interpolate
+    if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+        raise ValueError(f"{where}.interpolate is the trained weights' share, in [0, 1]; received {share!r}.")
+
+
+def _known(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    unknown = sorted(str(key) for key in content if key not in known)
+    if unknown:
+        raise ValueError(f"Unknown in {where}: {', '.join(unknown)}. Known: {', '.join(known)}.")
+
+
+def _required(content: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    absent = [name for name in names if name not in content]
+    if absent:
+        raise ValueError(f"Missing in {where}: {', '.join(absent)}.")
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be a mapping of names to values; received {value!r}.")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"{where} must be a list of at least one; received {value!r}.")
+    return list(value)
+
+
+def _numbers(value: Any, where: str) -> tuple[float, ...]:
+    """Positive numbers; YAML 1.1 reads 1e-3 as text, which is meant as a number all the same."""
+    try:
+        numbers = tuple(float(one) for one in _list(value, where))
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} must be a list of positive numbers; received {value!r}.") from None
+    if min(numbers) <= 0:
+        raise ValueError(f"{where} must be positive; received {value!r}.")
+    return numbers
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    seeds = _list(value, where)
+    if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
+        raise ValueError(f"{where} must be a list of whole numbers; received {value!r}.")
+    return tuple(seeds)
+
+
+def _distinct(values: Sequence[float], where: str) -> None:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{where} must not name a value twice; received {list(values)}.")

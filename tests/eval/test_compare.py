@@ -1,0 +1,144 @@
+"""aegis-compare runs what is missing, reports what there is, and a failing run stops no other one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from aegis_eval.compare import main, make_place
+from aegis_eval.execution import Place
+from aegis_eval.runs import PRETRAINED, plan_runs, pretrained_settings, run_settings
+from aegis_eval.stages import config_folder
+from aegis_eval.study import make_study
+
+from .studies import made_up_pretrained, made_up_run, study_content
+
+TINY = {
+    "title": "A tiny comparison",
+    "demonstrations": {"task": "touch,lift", "episodes": 4, "seed": 1000},
+    "anchor": {"count": 32},
+    "training": {"steps": 4, "log_freq": 2, "save_freq": 2, "probe_freq": 4},
+    "seeds": [1000],
+    "learning_rates": [1e-3],
+    "probes": {"count": 14},
+    "rollouts": {
+        "episodes": 2,
+        "environments": 2,
+        "sets": {"shown": {"type": "aegis_tabletop", "task": "touch,lift", "episode_length": 5}},
+    },
+    "arms": {
+        "naive": {"options": {"policy.knowledge": "none"}},
+        "broken": {"options": {"policy.knowledge": "nonsense"}},
+        "asked_again": {"of": "naive", "probe_options": {"batch-size": 7}},
+        "lost": {"of": "broken", "probe_options": {"batch-size": 7}},
+    },
+}
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """A study whose results are all there but one, and nothing else of it."""
+    content = study_content(("naive", "lora"), rates=(1e-3,), seeds=(1000, 1001))  # the last run is one of lora
+    file = tmp_path / "made_up.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    study = make_study(yaml.safe_load(file.read_text()))
+    results = tmp_path / "results"
+    for run in plan_runs(study)[:-1]:
+        settings = run_settings(study, run, config_folder=config_folder())
+        made_up_run(run.arm.name, run.lr, run.seed, settings=settings).write(results / f"{run.name}.json")
+    made_up_pretrained(settings=pretrained_settings(study)).write(results / f"{PRETRAINED}.json")
+    return file
+
+
+def call(file, *options):
+    return main([str(file), "--out", str(file.parent / "out"), "--results", str(file.parent / "results"), *options])
+
+
+def test_results_alone_make_a_report_and_it_says_that_it_is_partial(made_up, capsys):
+    assert call(made_up, "--report-only") == 0
+    assert "Partial: 3 of 4 runs" in " ".join(capsys.readouterr().out.split())
+    assert "Partial: 3 of 4 runs" in (made_up.parent / "out" / "index.html").read_text()
+
+
+def test_runs_whose_results_are_there_are_not_run_again(made_up, capsys, monkeypatch):
+    monkeypatch.setattr("aegis_eval.execution.run_jobs", lambda *_, **__: pytest.fail("a command was run"))
+    monkeypatch.setattr("aegis_eval.submission.submitit.LocalExecutor", lambda **_: pytest.fail("a run was submitted"))
+    assert call(made_up, "--only", "naive") == 0  # no demonstrations, no training: nothing of the study is here
+    assert "Already done: 2 of 2 runs" in capsys.readouterr().out
+    assert not (made_up.parent / "out" / "runs").exists()
+
+
+def test_results_of_other_settings_are_refused(made_up, capsys):
+    content = yaml.safe_load(made_up.read_text())
+    content["rollouts"]["episodes"] = 7
+    made_up.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert call(made_up, "--report-only") == 2
+    assert "rollouts.episodes was 50 and is now 7" in " ".join(capsys.readouterr().out.split())
+
+
+def test_nothing_to_report_is_told(made_up, tmp_path, capsys):
+    assert main([str(made_up), "--out", str(tmp_path / "empty"), "--report-only"]) == 2
+    assert "no result" in capsys.readouterr().out
+
+
+def test_a_second_comparison_in_one_folder_is_refused(made_up, capsys):
+    from aegis_eval.folder_lock import alone_in
+
+    with alone_in(made_up.parent / "out"):
+        assert call(made_up, "--only", "naive") == 2
+    assert "is at work in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--workers", "0"], "--workers must be at least 1; received 0"),
+        (["--threads", "0"], "--threads must be at least 1; received 0"),
+        (["--only", "absent"], "no arm 'absent'"),
+        (["--slurm", "partition"], "KEY=VALUE"),
+        (["--quick"], "section `quick:`"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(made_up, capsys, options, told):
+    assert call(made_up, *options) == 2
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
+def test_workers_are_cores_over_threads_unless_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("aegis_eval.compare.available_cores", lambda: 8)
+    study = make_study(study_content())
+
+    def place(**options) -> Place:
+        return make_place(study, out=tmp_path, results=tmp_path, **{"workers": None, "threads": 1} | options)
+
+    assert place().workers == 8
+    assert place(threads=3).workers == 2
+    assert place(workers=5).workers == 5
+    assert place(threads=9).workers == 1
+
+
+@pytest.mark.slow
+def test_a_tiny_comparison_runs_and_a_failing_run_stops_no_other(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY, sort_keys=False))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "aegis_eval.compare", str(file), "--out", str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "COLUMNS": "200"})
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Failed: broken-lr0.001-seed1000" in run.stdout
+    assert "instantiate class AegisVLAConfig" in run.stdout  # the end of its log
+    assert "--only broken --seeds 1000" in run.stdout
+    assert "Failed: lost-lr0.001-seed1000. It takes the training of broken" in run.stdout
+    naive, again = (
+        json.loads((out / f"results/{arm}-lr0.001-seed1000.json").read_text()) for arm in ("naive", "asked_again")
+    )
+    assert set(naive["successes"]["shown"]) == {"touch", "lift"}
+    assert again["successes"] == naive["successes"]
+    assert [c["name"] for c in again["commands"]][-1] == "probe asked_again-lr0.001-seed1000"
+    # The same weights and questions, asked in other batches.
+    assert again["probes"]["tabletop"]["families"] == naive["probes"]["tabletop"]["families"]
+    assert (naive["curves"]["vqa"]["steps"], again["curves"]["vqa"]["steps"]) == ([0, 4], [])
+    assert "Partial: 2 of 4 runs" in (out / "table.md").read_text()
