@@ -61,22 +61,44 @@ class VLM:
         return [text.strip() for text in texts]
 
 
-def load_vlm(path: str, *, device: str = "cpu") -> VLM:
+def load_vlm(path: str, *, device: str = "cpu", adapters: bool = True) -> VLM:
     """The VLM in a checkpoint of `aegis_vla`, in a transformers folder, on the hub, or the embedded one (`"nano"`).
 
+    Args:
+        path: Which one.
+        device: Where it goes.
+        adapters: Whether a checkpoint's adapters (`--peft.*`) are switched on.
+
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or no adapters to be switched off.
     """
     if _is_policy(path):
-        from lerobot.configs import PreTrainedConfig
-
-        from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
-
-        config = PreTrainedConfig.from_pretrained(path)
-        config.device = device
-        return AegisVLAPolicy.from_pretrained(path, config=config).vlm
+        return _policy_vlm(path, device, adapters)
+    if not adapters:
+        raise ValueError(f"{path} has no adapters that could be switched off: it was not trained with --peft.*.")
     backbone = Backbone.load(path).to(device).eval()
     return VLM(backbone.vlm, load_processor(path))
+
+
+def _policy_vlm(path: str, device: str, adapters: bool) -> VLM:
+    from lerobot.configs import PreTrainedConfig
+
+    from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+
+    config = PreTrainedConfig.from_pretrained(path)
+    config.device = device
+    if not config.use_peft:
+        if not adapters:
+            raise ValueError(f"{path} has no adapters that could be switched off: it was not trained with --peft.*.")
+        return AegisVLAPolicy.from_pretrained(path, config=config).vlm
+    from peft import PeftConfig, PeftModel
+
+    base = AegisVLAPolicy.from_pretrained(PeftConfig.from_pretrained(path).base_model_name_or_path, config=config)
+    wrapped: Any = PeftModel.from_pretrained(base, path)  # puts the adapters into `base` itself
+    if not adapters:
+        wrapped.base_model.disable_adapter_layers()
+    base.to(device)
+    return base.vlm
 
 
 def _is_policy(path: str) -> bool:

@@ -6,11 +6,21 @@ from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
+from aegis_policy.aegis import PROJECTIONS
+from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
 from aegis_policy.network.flow import SAMPLERS
-from aegis_policy.optimizer_aegis_adamw import PROJECTIONS, AegisAdamWConfig
+from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
 
 KNOWLEDGE = ("aegis", "none", "stop_gradient", "frozen")
 DTYPES = ("float32", "bfloat16")
+GENERIC_QUESTIONS = (
+    "What is in the picture?",
+    "How many objects are there?",
+    "What colour is the object?",
+    "What shape is the object?",
+    "Where is the object?",
+    "Is there anything on the table?",
+)
 
 
 @PreTrainedConfig.register_subclass("aegis_vla")
@@ -48,7 +58,8 @@ class AegisVLAConfig(PreTrainedConfig):
     # action loss ends at the expert. "frozen": the backbone is no part of the training.
     knowledge: str = "aegis"
     # What AEGIS projects: "subspace" keeps each weight's step off the directions that the anchor's inputs use;
-    # "gradient" is arXiv 2604.16067 to the letter; "update" the same on the step that Adam really takes.
+    # "gradient" is arXiv 2604.16067 to the letter; "update" the same on the step that Adam really takes;
+    # "first_moment" lets the projected gradient into Adam's first moment only (arXiv 2604.22407).
     projection: str = "subspace"
     # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1].
     energy: float | None = 0.99
@@ -56,6 +67,22 @@ class AegisVLAConfig(PreTrainedConfig):
     epsilon: float | None = None
     # Whether vision tower and projector learn too (False: language layers only).
     tune_vision: bool = True
+
+    # What else counts as knowledge (aegis_policy/knowledge/reference.py): "moments" of the anchor, "relative_moments",
+    # "batch_moments", "features" or "answers" of the frozen backbone on the robot's images, pre-trained "weights". Its
+    # gradient is what "gradient", "first_moment" and "update" project on ...
+    reference: str = "moments"
+    # ... and what this weight adds to the loss, under any projection and under knowledge=none. 0: nothing is added.
+    penalty_weight: float = 0.0
+    # Samples of the batch that the reference looks at, its cost; 0: all.
+    reference_samples: int = 0
+    # What reference "answers" asks about the robot's images.
+    reference_questions: tuple[str, ...] = GENERIC_QUESTIONS
+    # Samples weigh exp(-loss / temperature): those that ask for large changes count less (ConSFT). None: all the same.
+    loss_temperature: float | None = None
+    # Share of VQA samples in robot and VQA samples together, in [0, 1), from `cotraining_samples` of `anchor_source`.
+    cotraining_share: float = 0.0
+    cotraining_samples: int = 4000
 
     # Anchor file of `aegis-anchor`. None: the one beside the backbone, or else one built from `anchor_source` on start.
     anchor_path: str | None = None
@@ -97,6 +124,7 @@ class AegisVLAConfig(PreTrainedConfig):
             "expert_width_ratio",
             "optimizer_lr",
             "anchor_samples",
+            "cotraining_samples",
             "probe_count",
         ):
             if getattr(self, name) <= 0:
@@ -104,6 +132,45 @@ class AegisVLAConfig(PreTrainedConfig):
         if self.probe_freq < 0:
             raise ValueError(f"probe_freq must be a number of steps, or 0 for never: got {self.probe_freq}.")
         self._check_subspace()
+        self._check_reference()
+
+    @property
+    def needs_anchor(self) -> bool:
+        """Whether this training cannot go without an anchor."""
+        return self.knowledge == "aegis" or (self.penalty_weight > 0 and self.reference in ANCHORED)
+
+    @property
+    def projects_on_reference(self) -> bool:
+        """Whether each step's projection wants the reference's gradient."""
+        return self.knowledge == "aegis" and self.projection != "subspace"
+
+    def _check_reference(self) -> None:
+        _one_of("reference", self.reference, REFERENCES)
+        for name in ("penalty_weight", "reference_samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}. 0 switches it off.")
+        if self.penalty_weight and self.knowledge in ("frozen", "stop_gradient"):
+            raise ValueError(
+                f"penalty_weight pulls a backbone back that learns from actions; with knowledge={self.knowledge} it "
+                "does not. Leave penalty_weight at 0, or use knowledge=none or aegis."
+            )
+        if self.reference != "moments" and not (self.penalty_weight or self.projects_on_reference):
+            raise ValueError(
+                f"Nothing would use reference={self.reference}: knowledge={self.knowledge} with "
+                f"projection={self.projection} does not project on it and penalty_weight is 0. Give a penalty_weight, "
+                "or projection=gradient, first_moment or update."
+            )
+        if self.reference == "answers" and not self.reference_questions:
+            raise ValueError("reference=answers asks reference_questions: give at least one.")
+        if self.loss_temperature is not None and self.loss_temperature <= 0:
+            raise ValueError(f"loss_temperature must be positive, or null: got {self.loss_temperature}.")
+        if not 0 <= self.cotraining_share < 1:
+            raise ValueError(f"cotraining_share is a share of all samples, in [0, 1): got {self.cotraining_share}.")
+        if self.cotraining_share and self.knowledge == "frozen":
+            raise ValueError(
+                "cotraining_share trains the backbone on VQA samples, knowledge=frozen keeps it as it is. Choose one; "
+                "knowledge=stop_gradient lets VQA samples alone train it."
+            )
 
     def _check_subspace(self) -> None:
         if (self.epsilon is None) == (self.energy is None):

@@ -20,9 +20,13 @@ from torch import Tensor
 from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.cotraining import CoTraining
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
 from aegis_policy.knowledge.protection import Protection
+from aegis_policy.knowledge.reference import Reference, Seen
+from aegis_policy.knowledge.references import make_reference
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
+from aegis_policy.knowledge.teacher import Teacher
 from aegis_policy.knowledge.trainable import choose_trainable
 from aegis_policy.monitor import Monitor, load_monitor
 from aegis_policy.network.backbone import Backbone, Prefix
@@ -63,6 +67,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("noise_seed", torch.randint(2**31, ()))
         self.anchor: GaussianAnchor | None = None
+        self._reference: Reference | None = None
+        self._cotraining: CoTraining | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
         self._layer_distances: list[float] = []
@@ -82,8 +88,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
     ) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss of a batch.
 
-        In training mode with a projection that wants it, the gradient of the distance to the anchor is left beside
-        each protected parameter.
+        In training mode with a projection that wants it, the gradient of the distance to the reference is left beside
+        each protected parameter; a penalty and the loss of VQA samples are added where the configuration asks for them.
 
         Args:
             batch: From the policy's preprocessor; `action` (B, H, A) and, where chunks reach past an episode's end,
@@ -108,16 +114,22 @@ class AegisVLAPolicy(PreTrainedPolicy):
             drawn_noise, drawn_time = self._draw(action)
             noise, time = drawn_noise if noise is None else noise, drawn_time if time is None else time
         noisy, target = interpolate(action, noise, time)
+        inputs = vlm_inputs(batch)
         with watch_outputs(self.backbone.layers()) as outputs:
-            prefix = self._encode(batch)
-        distances = self._distances(outputs, prefix)
+            prefix = self._encode(inputs)
+        seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps))
         velocity = self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
         losses = masked_mse(velocity, target, is_pad=batch.get("action_is_pad"))  # (B,)
-        if training and self._protection is not None and self._protection.needs_anchor_gradient:
-            assert distances is not None, "what is protected has an anchor"
-            self._protection.set_anchor_gradient(distances.sum())
-        metrics = self._metrics(losses, distances)
-        return (losses if reduction == "none" else _mean_over_actions(losses, batch)), metrics
+        metrics = self._metrics(losses, seen)
+        if training and self.config.loss_temperature is not None:
+            losses = losses * torch.exp(-losses.detach() / self.config.loss_temperature)
+        loss = losses if reduction == "none" else _mean_over_actions(losses, batch)
+        if training:
+            self._leave_anchor_gradient(seen)
+            for name, term in self._added_losses(seen).items():
+                loss = loss + term
+                metrics[name] = float(term.detach())
+        return loss, metrics
 
     def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and times of this training step.
@@ -131,32 +143,54 @@ class AegisVLAPolicy(PreTrainedPolicy):
             torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank)))
             return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
-    def _encode(self, batch: dict[str, Tensor]) -> Prefix:
-        inputs = {k.removeprefix(VLM_INPUT): v for k, v in batch.items() if k.startswith(VLM_INPUT)}
-        if not inputs:
-            raise ValueError(
-                f"The batch has no {VLM_INPUT}* keys: pass it through the policy's preprocessor "
-                "(make_pre_post_processors) first."
-            )
+    def _encode(self, inputs: dict[str, Tensor]) -> Prefix:
         if self.config.knowledge in ("frozen", "stop_gradient"):
             with torch.no_grad():
                 return self.backbone.encode(inputs)
         return self.backbone.encode(inputs)
 
-    def _distances(self, outputs: dict[str, Tensor], prefix: Prefix) -> Tensor | None:
-        if self.anchor is None:
-            return None
-        wants_gradient = self._protection is not None and self._protection.needs_anchor_gradient
-        with torch.set_grad_enabled(wants_gradient and self.training and torch.is_grad_enabled()):
-            return anchor_distances(outputs, prefix.mask, self.anchor)
+    def _leave_anchor_gradient(self, seen: Seen) -> None:
+        """The reference's gradient beside each protected parameter, where the projection wants one."""
+        if self._protection is None or not self._protection.needs_anchor_gradient:
+            return
+        few = seen.first(self.config.reference_samples)
+        if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
+            with watch_outputs(self.backbone.layers()) as outputs:
+                self._encode(dict(few.inputs))
+            few = few._replace(outputs=outputs)
+        assert self._reference is not None, "made with the protection"
+        self._protection.set_anchor_gradient(self._reference(few).sum())
 
-    def _metrics(self, losses: Tensor, distances: Tensor | None) -> dict[str, float]:
+    def _added_losses(self, seen: Seen) -> dict[str, Tensor]:
+        """What is added to the action loss: the weighted penalty, the loss of VQA samples."""
+        terms: dict[str, Tensor] = {}
+        if self.config.penalty_weight:
+            assert self._reference is not None, "made with the choice of what trains"
+            distance = self._reference(seen.first(self.config.reference_samples)).sum()
+            terms["penalty"] = self.config.penalty_weight * distance
+        if self.config.cotraining_share:
+            if self._cotraining is None:
+                self._cotraining = self._make_cotraining()
+            device = seen.mask.device
+            terms["vqa_loss"] = self._cotraining.loss(
+                self.backbone, step=seen.step, beside=len(seen.mask), device=device
+            )
+        return terms
+
+    def _make_cotraining(self) -> CoTraining:
+        config = self.config
+        samples = load_vqa_source(config.anchor_source)(count=config.cotraining_samples, seed=0, split="train")
+        return CoTraining(samples, self.vlm.processor, share=config.cotraining_share, seed=int(self.noise_seed))
+
+    def _metrics(self, losses: Tensor, seen: Seen) -> dict[str, float]:
         values = [losses.detach().float().mean()]
-        if distances is not None:
-            values += [distances.detach().sum(), *distances.detach()]
+        if self.anchor is not None:
+            with torch.no_grad():
+                distances = anchor_distances(seen.outputs, seen.mask, self.anchor)
+            values += [distances.sum(), *distances]
         numbers = torch.stack(values).tolist()  # one synchronisation a step
         metrics = {"flow_loss": numbers[0]}
-        if distances is not None:
+        if self.anchor is not None:
             metrics["anchor_distance"] = numbers[1]
             self._layer_distances = numbers[2:]
             metrics |= {f"anchor_distance_{i:02d}": d for i, d in enumerate(self._layer_distances)}
@@ -228,7 +262,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
             **rtc: `inference_delay`, `prev_chunk_left_over`, `execution_horizon` of LeRobot's real-time chunking.
         """
         self.eval()
-        prefix = self._encode(batch)
+        prefix = self._encode(vlm_inputs(batch))
         size = (len(prefix.mask), self.config.chunk_size, self.config.action_feature.shape[0])
         noise = sample_noise(size, prefix.mask.device) if noise is None else noise
         if self.config.sampler == "euler":
@@ -265,7 +299,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         path = config.anchor_path or shipped_anchor(config.backbone)
         if path:
             return load_anchor(path, self.backbone)
-        if config.knowledge != "aegis":
+        if not config.needs_anchor:
             return None
         samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
         processor = load_processor(config.backbone, revision=config.backbone_revision)
@@ -296,6 +330,17 @@ class AegisVLAPolicy(PreTrainedPolicy):
                 projection=config.projection,
                 epsilon=config.epsilon,
                 energy=config.energy,
+            )
+        self._reference = None
+        if config.penalty_weight or config.projects_on_reference:
+            self._reference = make_reference(
+                config.reference,
+                backbone=self.backbone,
+                teacher=Teacher(config.backbone, revision=config.backbone_revision),
+                anchor=self.anchor,
+                processor=self.vlm.processor,
+                image_keys=list(config.image_features),
+                questions=config.reference_questions,
             )
 
     @classmethod
@@ -336,8 +381,28 @@ class AegisVLAPolicy(PreTrainedPolicy):
                 "--peft.* freezes the weights that knowledge=aegis protects and trains adapters that it does not. Use "
                 "LoRA on its own with --policy.knowledge=none."
             )
+        if self.config.penalty_weight and self.config.reference == "weights":
+            raise ValueError(
+                "--policy.reference=weights holds the pre-trained weights back, and under --peft.* those do not move. "
+                "Leave penalty_weight at 0, or choose another reference."
+            )
         if not self.config.pretrained_path:
             self.name_or_path = FROM_BACKBONE
+
+
+def vlm_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The VLM's own inputs in a preprocessed batch.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    inputs = {k.removeprefix(VLM_INPUT): v for k, v in batch.items() if k.startswith(VLM_INPUT)}
+    if not inputs:
+        raise ValueError(
+            f"The batch has no {VLM_INPUT}* keys: pass it through the policy's preprocessor "
+            "(make_pre_post_processors) first."
+        )
+    return inputs
 
 
 def _mean_over_actions(losses: Tensor, batch: dict[str, Tensor]) -> Tensor:

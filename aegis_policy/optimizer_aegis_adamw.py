@@ -8,8 +8,6 @@ from lerobot.optim.optimizers import OptimizerParams
 
 from aegis_policy.aegis import AegisAdamW
 
-PROJECTIONS = ("subspace", "gradient", "update")
-
 
 @OptimizerConfig.register_subclass("aegis_adamw")
 @dataclass

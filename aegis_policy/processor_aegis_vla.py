@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.lerobot_types import PolicyAction, TransitionKey
 from lerobot.processor import (
@@ -16,7 +15,7 @@ from lerobot.processor import (
 from torch import Tensor
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.network.prompt import encode_prompts, load_processor
+from aegis_policy.network.prompt import encode_prompts, load_processor, to_uint8
 
 VLM_INPUT = "observation.vlm."  # prefix of the batch keys that hold the processor's tensors
 
@@ -49,7 +48,7 @@ class VLMInputsProcessorStep(ObservationProcessorStep):
                 f"{sorted(k for k in observation if 'image' in k)}. Rename cameras with --rename_map or "
                 "train with the cameras that the robot has."
             )
-        images = [_to_uint8(observation[key]) for key in self.image_keys]
+        images = [to_uint8(observation[key]) for key in self.image_keys]
         processor = load_processor(self.backbone, revision=self.revision)
         inputs = encode_prompts(
             processor,
@@ -82,15 +81,6 @@ class VLMInputsProcessorStep(ObservationProcessorStep):
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
         """The policy's own features do not change."""
         return features
-
-
-def _to_uint8(image: Tensor) -> Tensor:
-    """(B, [1,] 3, height, width), float in [0, 1] or uint8 -> uint8 (B, 3, height, width)."""
-    if image.ndim == 5:
-        image = image[:, -1]
-    if image.dtype == torch.uint8:
-        return image
-    return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def make_aegis_vla_pre_post_processors(

@@ -1,4 +1,4 @@
-"""AdamW whose protected layers respect an anchor, in one of three ways.
+"""AdamW whose protected layers respect an anchor, in one of four ways.
 
 A parameter group with `"layer": name` is (a part of) one protected layer; all other groups get plain AdamW,
 bit for bit. Let `g` be a layer's gradient, `a` its anchor gradient (`param.anchor_grad`), and `D` the
@@ -7,6 +7,8 @@ displacement that AdamW makes, with everything in it:
     D = -lr (m^ / (sqrt(v^) + eps) + weight_decay W)
 
     "gradient"   g <- project_layer(g, a), then AdamW       the paper; Adam's preconditioner and the decay undo it
+    "first_moment"  project_layer(g, a) for Adam's m, g     arXiv 2604.22407: a projected gradient shrinks v too, which
+                    itself for its v                        makes Adam's step larger where less is left
     "update"     D <- -project_layer(-D, a)                 <D, a> <= 0: to first order the step that is taken
                                                             does not raise the anchor penalty
     "subspace"   D <- D P, each weight by its own P         D x = 0 for every anchor input x in the closed span
@@ -33,7 +35,7 @@ from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, f
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
 from aegis_policy.aegis.subspace import closed_share
 
-PROJECTIONS = ("gradient", "update", "subspace")
+PROJECTIONS = ("gradient", "first_moment", "update", "subspace")
 
 
 class AegisAdamW(torch.optim.AdamW):
@@ -46,7 +48,7 @@ class AegisAdamW(torch.optim.AdamW):
             parameters. A weight of more than two dimensions counts as (out, rest).
         guard: An object whose `attach(optimizer)` is called once, when the optimizer is ready.
 
-    In "gradient" and "update" the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
+    In all but "subspace" the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
     None. Its scale is free (loss scaling does not matter). A parameter whose `anchor_grad` is None does not
     influence the penalty and takes AdamW's own step; a layer that has none at all is an error. Where
     torch.distributed is initialised the anchor gradients are first averaged over all ranks, so that replicas
@@ -61,7 +63,7 @@ class AegisAdamW(torch.optim.AdamW):
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay; inside the guard in "update" and "subspace".
         amsgrad: As in `torch.optim.AdamW`.
-        projection: "gradient", "update" or "subspace".
+        projection: "gradient", "first_moment", "update" or "subspace".
         maximize: As in `torch.optim.AdamW`; not for protected layers.
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
@@ -137,7 +139,7 @@ class AegisAdamW(torch.optim.AdamW):
 
         Raises:
             RuntimeError: Before anything has moved, if a protected layer has gradients and no anchor gradient
-                ("gradient", "update") or a parameter without a projector ("subspace").
+                (all but "subspace") or a parameter without a projector ("subspace").
         """
         loss = None
         if closure is not None:
@@ -148,7 +150,12 @@ class AegisAdamW(torch.optim.AdamW):
             self._require_projectors(layers)
         else:
             self._require_anchor_gradients(layers)
-        take = {"gradient": self._gradient_step, "update": self._update_step, "subspace": self._subspace_step}
+        take = {
+            "gradient": self._gradient_step,
+            "first_moment": self._first_moment_step,
+            "update": self._update_step,
+            "subspace": self._subspace_step,
+        }
         self._layer_reports = {}
         for group in self.param_groups:
             if group.get("layer") is None:
@@ -208,6 +215,20 @@ class AegisAdamW(torch.optim.AdamW):
         for p, g in zip(params, projected, strict=True):
             p.grad.copy_(g)  # in place: DDP's gradients are views into its buckets
         for group in groups:
+            self._adamw(group)
+        return report
+
+    def _first_moment_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
+        params = [p for p in _stepped(groups) if _anchor_grad(p) is not None]
+        projected, report = project_layer([p.grad for p in params], self._take_anchor_grads(params))
+        changes = {p: g - p.grad for p, g in zip(params, projected, strict=True)}
+        for group in groups:
+            beta1 = group["betas"][0]
+            self._init_group(group, *([] for _ in range(6)))  # Adam's state, before its first step
+            for p in group["params"]:
+                if p in changes:
+                    # AdamW makes m <- beta1 m + (1 - beta1) g of it: with this in m, that is the projected g's.
+                    self.state[p]["exp_avg"].add_(changes[p], alpha=(1 - beta1) / beta1)
             self._adamw(group)
         return report
 
@@ -323,6 +344,11 @@ class AegisAdamW(torch.optim.AdamW):
             raise ValueError(
                 f"Layer {layer!r} is protected and maximize is set: the penalty's half-space is meant for "
                 "descent. Minimise the negative."
+            )
+        if self.projection == "first_moment" and group["betas"][0] == 0:
+            raise ValueError(
+                'projection="first_moment" projects what enters the first moment, and with betas '
+                f'{group["betas"]} there is none. Give a first beta above 0, or projection="update".'
             )
         if self.projection != "subspace":
             return

@@ -1,5 +1,6 @@
 """What counts as knowledge, and how it is kept: one file a question.
 
-`trainable` says which weights may move, `drift` how far activations are from the anchor, `protection` carries anchor
-and projectors to the optimizer, `sources` where an anchor comes from.
+`trainable` says which weights may move, `reference` (and a file each under `references`) what is compared with,
+`protection` carries anchor and projectors to the optimizer, `drift` measures how far activations are from the anchor,
+`sources` says where an anchor comes from, `cotraining` brings VQA samples into the batch.
 """

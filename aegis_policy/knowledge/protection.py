@@ -23,7 +23,7 @@ class Protection:
     Args:
         parameters: Qualified name -> parameter that learns.
         anchor: What must not be undone.
-        projection: `"subspace"`, `"gradient"` or `"update"`.
+        projection: `"subspace"`, `"gradient"`, `"first_moment"` or `"update"`.
         epsilon: As in `subspace_projector`.
         energy: As in `subspace_projector`.
     """
@@ -46,7 +46,7 @@ class Protection:
 
     @property
     def needs_anchor_gradient(self) -> bool:
-        """Whether each step wants the gradient of the distance to the anchor."""
+        """Whether each step wants the gradient of the distance to the reference."""
         return self.projection != "subspace"
 
     def groups(self, **options: Any) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ class Protection:
             )
 
     def set_anchor_gradient(self, distance: Tensor) -> None:
-        """Backward of the distance to the anchor, into `.anchor_grad` of each protected parameter.
+        """Backward of the distance to the reference, into `.anchor_grad` of each protected parameter.
 
         The graph is kept: the task's backward goes through it next.
         """

@@ -66,6 +66,15 @@ def encode_prompts(
     return {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor) and k != "labels"}
 
 
+def to_uint8(image: Tensor) -> Tensor:
+    """(B, [1,] 3, height, width), float in [0, 1] or uint8 -> uint8 (B, 3, height, width)."""
+    if image.ndim == 5:
+        image = image[:, -1]
+    if image.dtype == torch.uint8:
+        return image
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 def _prompt(processor: Any, text: str, *, count: int) -> str:
     if getattr(processor, "chat_template", None) is None:
         return processor.image_token * count + text

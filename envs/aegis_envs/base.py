@@ -39,7 +39,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         cameras: Which of `front` and `wrist` the observation has; none leaves its images out.
         image_size: Height and width of the observation's images in pixels.
         kinds: Which colour-shape combinations are asked for: `shown`, `never_shown` or `all`.
-        phrasings: Which instructions are drawn: `shown`, `never_shown` or `all`.
+        phrasings: Which instructions are drawn: `shown`, `never_shown`, `all` of these, or (touch alone) `questions`.
         objects: How many graspable objects stand on the table.
         obs_type: `pixels_agent_pos`, or `pixels` to leave the joint positions out.
         max_steps: Control steps until an episode is cut off; by default each task's own limit.
@@ -75,6 +75,8 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": control_hz}
         self.tasks = parse_tasks(task)
+        if phrasings == "questions" and not all(t.templates.questions for t in self.tasks):
+            raise ValueError(f"phrasings=questions are answered by touching: use them with task touch, not {task!r}.")
         self.cameras = tuple(cameras)
         self.has_joints = obs_type == "pixels_agent_pos"
         self.image_size = image_size

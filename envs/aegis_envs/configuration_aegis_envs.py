@@ -28,7 +28,7 @@ class AegisTabletopEnv(EnvConfig):
         image_size: Height and width of the images in pixels.
         cameras: `front`, `wrist` or `front,wrist`.
         kinds: Colour-shape combinations of the objects asked for: `shown`, `never_shown` or `all`.
-        phrasings: Instructions: `shown`, `never_shown` or `all`.
+        phrasings: Instructions: `shown`, `never_shown`, `all` of these, or (touch alone) `questions`.
         objects: Graspable objects on the table, 2 to 5.
         obs_type: `pixels_agent_pos`, or `pixels` to leave the joint positions out.
     """

@@ -5,8 +5,9 @@ An instruction is a task's template with a referring expression in it:
     "tap {object}"  +  "the leftmost object"  ->  "tap the leftmost object"
 
 Demonstrations name the object by colour and shape. What they never do is evaluated apart: other verbs, and expressions
-that have to be worked out from the scene. Which expressions fit only one object is for the scene to see to
-(layout.py), so each one is a class of scenes as much as a phrase.
+that have to be worked out from the scene. A task may also be put as a question that is answered by acting ("which one
+is the green cylinder?", answered by touching it: Act2Answer, arXiv 2606.19297). Which expressions fit only one object
+is for the scene to see to (layout.py), so each one is a class of scenes as much as a phrase.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from aegis_envs.objects import ObjectKind
 
-CHOICES = ("shown", "never_shown", "all")
+CHOICES = ("shown", "never_shown", "all", "questions")
 
 
 class Reference(StrEnum):
@@ -33,10 +34,14 @@ NEVER_SHOWN_REFERENCES = (Reference.OTHER_SHAPE, Reference.LEFTMOST, Reference.R
 
 @dataclass(frozen=True)
 class Templates:
-    """A task's sentences, with `{object}` and, where there is a target, `{disc}` to be filled in."""
+    """A task's sentences, with `{object}` and, where there is a target, `{disc}` to be filled in.
+
+    `questions` are never shown either and not among "never_shown": they are asked apart.
+    """
 
     shown: tuple[str, ...]
     never_shown: tuple[str, ...]
+    questions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,19 @@ class Phrasing:
 
 
 def draw_phrasing(templates: Templates, choice: str, rng: np.random.Generator) -> Phrasing:
-    """Draws a phrasing: `"shown"`, `"never_shown"` or from `"all"` of them.
+    """Draws a phrasing: `"shown"`, `"never_shown"`, from `"all"` of these two, or one of the `"questions"`.
 
     Half of the never-shown phrasings have a new verb, half a known verb and a new referring expression.
 
     Raises:
-        ValueError: If `choice` is none of the three.
+        ValueError: If `choice` is none of these, or questions are asked of a task that has none.
     """
     if choice not in CHOICES:
         raise ValueError(f"phrasings must be one of {', '.join(CHOICES)}; got {choice!r}.")
+    if choice == "questions":
+        if not templates.questions:
+            raise ValueError("phrasings=questions asks what can be answered by touching: use it with task touch.")
+        return Phrasing(str(rng.choice(templates.questions)), Reference.NAME)
     if choice == "all":
         choice = str(rng.choice(["shown", "never_shown"]))
     if choice == "shown":

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--episodes", type=int, default=500, help="successful episodes to record, the tasks in turn")
     add("--seed", type=int, default=0, help="same seed and options, same dataset")
     add("--kinds", default="shown", help="objects asked for: shown, never_shown or all")
-    add("--phrasings", default="shown", help="instructions: shown, never_shown or all")
+    add("--phrasings", default="shown", help="instructions: shown, never_shown, all, questions")
     add("--objects", type=int, default=3, help="graspable objects on the table, 2 to 5")
     add("--cameras", default="front", help="front, wrist or front,wrist")
     add("--image-size", type=int, default=96, help="pixels")

@@ -37,13 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from aegis_policy.answering import load_vlm
 
     started = time.perf_counter()
-    with console.status(f"Loading {checkpoint}"):
-        vlm = load_vlm(str(checkpoint), device=arguments.device)
+    try:
+        with console.status(f"Loading {checkpoint}"):
+            vlm = load_vlm(str(checkpoint), device=arguments.device, adapters=arguments.adapters == "on")
+    except ValueError as error:
+        console.print(f"aegis-probe: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
     scores = {probe.name: _run(vlm, probe, arguments.batch_size, console) for probe in probes}
     Console().print(score_table(scores, title=str(checkpoint)))
     if arguments.out is not None:
         report = make_report(
-            checkpoint, probes, scores, fingerprint=vlm.fingerprint, seconds=time.perf_counter() - started
+            checkpoint,
+            probes,
+            scores,
+            fingerprint=vlm.fingerprint,
+            adapters=arguments.adapters,
+            seconds=time.perf_counter() - started,
         )
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -79,6 +88,7 @@ def make_report(
     scores: dict[str, Score],
     *,
     fingerprint: str,
+    adapters: str,
     seconds: float,
 ) -> dict[str, Any]:
     """Everything there is to know about one run of the command, as plain data."""
@@ -86,6 +96,7 @@ def make_report(
         "schema": SCHEMA,
         "checkpoint": str(checkpoint),
         "fingerprint": fingerprint,
+        "adapters": adapters,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "interval": "Wilson, 95 %",
@@ -147,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, help="questions a probe (default: the probe's own number)")
     parser.add_argument("--seed", type=int, help="seed of the questions (default: the probe's own)")
     parser.add_argument("--config", type=Path, help="YAML file that selects probes (configs/probes/*.yaml)")
+    parser.add_argument(
+        "--adapters",
+        choices=("on", "off"),
+        default="on",
+        help="whether a checkpoint's adapters (--peft.*) are in force while it answers (default: on)",
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=64, help="questions a forward pass (default: 64)")

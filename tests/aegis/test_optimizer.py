@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from aegis_policy.aegis import AegisAdamW, subspace_projector
+from aegis_policy.aegis import PROJECTIONS, AegisAdamW, subspace_projector
 
 LR, BETAS, EPS, DECAY = 1e-2, (0.9, 0.99), 1e-8, 0.1
 
@@ -43,9 +43,15 @@ class ReferenceAdamW:
     def __init__(self, weights: np.ndarray) -> None:
         self.w, self.m, self.v, self.t = weights.copy(), np.zeros_like(weights), np.zeros_like(weights), 0
 
-    def step(self, gradient: np.ndarray, guard: Callable[[np.ndarray], np.ndarray] = lambda d: d) -> None:
+    def step(
+        self,
+        gradient: np.ndarray,
+        guard: Callable[[np.ndarray], np.ndarray] = lambda d: d,
+        *,
+        first: np.ndarray | None = None,
+    ) -> None:
         self.t += 1
-        self.m = BETAS[0] * self.m + (1 - BETAS[0]) * gradient
+        self.m = BETAS[0] * self.m + (1 - BETAS[0]) * (gradient if first is None else first)
         self.v = BETAS[1] * self.v + (1 - BETAS[1]) * gradient**2
         m_hat, v_hat = self.m / (1 - BETAS[0] ** self.t), self.v / (1 - BETAS[1] ** self.t)
         self.w = self.w + guard(-LR * (m_hat / (np.sqrt(v_hat) + EPS) + DECAY * self.w))
@@ -77,7 +83,7 @@ def test_it_has_adamws_defaults_and_is_one() -> None:
     assert ours.last_report == {}
 
 
-@pytest.mark.parametrize("projection", ["gradient", "update", "subspace"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
 def test_other_groups_take_adamws_steps_bit_for_bit(projection: str) -> None:
     protected, free = parameters(0, (4, 3)), parameters(1, (5, 2), (3,))
     alone = [copy.deepcopy(p) for p in free]
@@ -95,7 +101,7 @@ def test_other_groups_take_adamws_steps_bit_for_bit(projection: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(free, alone, strict=True))
 
 
-@pytest.mark.parametrize("projection", ["gradient", "update"])
+@pytest.mark.parametrize("projection", ["gradient", "first_moment", "update"])
 def test_without_conflict_a_protected_layer_takes_adamws_step_bit_for_bit(projection: str) -> None:
     params = parameters(0, (4, 3), (3,))
     with torch.no_grad():
@@ -110,7 +116,7 @@ def test_without_conflict_a_protected_layer_takes_adamws_step_bit_for_bit(projec
         reference.step()
         for p, g, b, q in zip(params, [p.grad for p in params], before, plain, strict=True):
             # Agrees with the gradient, or with minus the displacement that AdamW is about to make.
-            p.anchor_grad = g.clone() if projection == "gradient" else b - q.detach()  # type: ignore[attr-defined,union-attr]
+            p.anchor_grad = b - q.detach() if projection == "update" else g.clone()  # type: ignore[attr-defined,union-attr]
         optimizer.step()
         assert optimizer.last_report["projected_share"] == 0
         assert all(torch.equal(p, q) for p, q in zip(params, plain, strict=True))
@@ -122,7 +128,7 @@ def halfspace(step: np.ndarray, anchor: np.ndarray) -> np.ndarray:
     return step - max(d, 0) / (anchor @ anchor) * anchor
 
 
-@pytest.mark.parametrize("projection", ["gradient", "update", "subspace"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
 def test_steps_agree_with_an_independent_float64_reference(projection: str) -> None:
     params = parameters(0, (4, 3), (2, 3), dtype=torch.float64)
     x = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -135,6 +141,8 @@ def test_steps_agree_with_an_independent_float64_reference(projection: str) -> N
         optimizer.step()
         if projection == "gradient":
             reference.step(-halfspace(-g, a))
+        elif projection == "first_moment":
+            reference.step(g, first=-halfspace(-g, a))
         elif projection == "update":
             reference.step(g, partial(halfspace, anchor=a))
         else:

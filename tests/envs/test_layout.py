@@ -70,5 +70,15 @@ def test_shown_and_never_shown_sentences_never_meet(task) -> None:
     assert all(str(target) in sentence for sentence in said("shown"))
 
 
+def test_questions_name_what_is_to_be_touched_and_are_no_instructions() -> None:
+    templates = TASKS["touch"].templates
+    rng = np.random.default_rng(0)
+    layout = _layout(0)
+    target, *others = (p.kind for p in layout.objects)
+    asked = {draw_phrasing(templates, "questions", rng).instruction(target, tuple(others), None) for _ in range(50)}
+    assert len(asked) == len(templates.questions)
+    assert all(question.endswith("?") and str(target) in question for question in asked)
+
+
 def test_the_same_seed_draws_the_same_scene() -> None:
     assert _layout(7) == _layout(7) != _layout(8)

@@ -150,3 +150,16 @@ def test_lora_is_lerobots_own_and_its_checkpoint_loads(dataset, tiny_folder, tmp
         match = [p for key, p in loaded.items() if key.replace(".default", "") == name]
         if match:
             torch.testing.assert_close(match[0], tensor)
+
+    from aegis_policy.answering import load_vlm
+
+    def difference(vlm) -> float:
+        untouched = load_vlm(str(tiny_folder["paligemma2"])).model
+        name = next(n for n, m in untouched.named_modules() if n.endswith("layers.1.self_attn.q_proj"))
+        x = torch.ones(1, untouched.get_submodule(name).in_features)
+        return (vlm.model.get_submodule(name)(x) - untouched.get_submodule(name)(x)).abs().max().item()
+
+    assert difference(load_vlm(str(folder))) > 0
+    assert difference(load_vlm(str(folder), adapters=False)) == 0
+    with pytest.raises(ValueError, match="no adapters"):
+        load_vlm(str(tiny_folder["paligemma2"]), adapters=False)

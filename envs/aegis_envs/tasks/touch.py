@@ -16,6 +16,7 @@ class Touch(Task):
     templates = Templates(
         shown=("touch {object}", "reach out and touch {object}", "move the gripper to {object}"),
         never_shown=("tap {object}", "make contact with {object}", "poke {object} with the gripper"),
+        questions=("which one is {object}?", "where is {object}?", "can you find {object}?"),
     )
     seconds = 3.0
 

@@ -1,0 +1,48 @@
+"""One file a reference, and the table that builds them from their names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aegis_policy.aegis import GaussianAnchor
+from aegis_policy.knowledge.reference import Reference
+from aegis_policy.knowledge.references.answers import Answers
+from aegis_policy.knowledge.references.features import Features
+from aegis_policy.knowledge.references.moments import AnchorMoments, BatchMoments
+from aegis_policy.knowledge.references.weights import Weights
+from aegis_policy.knowledge.teacher import Teacher
+from aegis_policy.network.backbone import Backbone
+
+
+def make_reference(
+    name: str,
+    *,
+    backbone: Backbone,
+    teacher: Teacher,
+    anchor: GaussianAnchor | None,
+    processor: Any,
+    image_keys: Sequence[str],
+    questions: Sequence[str],
+) -> Reference:
+    """The reference called `name`, one of `REFERENCES`.
+
+    Args:
+        name: Which one.
+        backbone: The one that learns.
+        teacher: The one that does not.
+        anchor: Of the pre-trained backbone; the two references of moments need it.
+        processor: The VLM's own, for "answers".
+        image_keys: The policy's cameras, for "answers".
+        questions: What "answers" asks.
+    """
+    if name in ("moments", "relative_moments"):
+        assert anchor is not None, "the policy builds its anchor on start"
+        return AnchorMoments(anchor, relative=name == "relative_moments")
+    if name == "batch_moments":
+        return BatchMoments(teacher)
+    if name == "features":
+        return Features(teacher)
+    if name == "weights":
+        return Weights(backbone, teacher)
+    if name == "answers":
+        return Answers(backbone, teacher, processor=processor, image_keys=image_keys, questions=questions)
+    raise ValueError(f"There is no reference {name!r}.")

@@ -1,0 +1,49 @@
+"""Moments of each language layer's activations: the anchor's, or the frozen backbone's on the same batch."""
+
+import torch
+from torch import Tensor
+
+from aegis_policy.aegis import GaussianAnchor, masked_moments, wasserstein2
+from aegis_policy.knowledge.drift import anchor_distances
+from aegis_policy.knowledge.reference import Seen
+from aegis_policy.knowledge.teacher import Teacher
+
+
+class AnchorMoments:
+    """Squared Wasserstein-2 to the anchor, one number a layer.
+
+    Args:
+        anchor: With moments for each language layer.
+        relative: Over the anchor's own squared size, `||mu*||^2 + ||sigma*||^2`.
+    """
+
+    def __init__(self, anchor: GaussianAnchor, *, relative: bool) -> None:
+        self._anchor = anchor
+        self._relative = relative
+
+    def __call__(self, seen: Seen) -> Tensor:
+        """(L,)."""
+        distances = anchor_distances(seen.outputs, seen.mask, self._anchor)
+        if not self._relative:
+            return distances
+        sizes = [self._anchor.mean(n).square().sum() + self._anchor.std(n).square().sum() for n in seen.outputs]
+        return distances / torch.stack(sizes)
+
+
+class BatchMoments:
+    """Squared Wasserstein-2 to the frozen backbone's moments on the same samples, so that the gap between VQA pictures
+    and the robot's is no distance.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+
+    def __call__(self, seen: Seen) -> Tensor:
+        """(L,)."""
+        before = self._teacher.outputs(seen.inputs)
+        return torch.stack(
+            [
+                wasserstein2(*masked_moments(output, seen.mask), *masked_moments(before[name], seen.mask))
+                for name, output in seen.outputs.items()
+            ]
+        )

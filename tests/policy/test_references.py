@@ -1,0 +1,152 @@
+"""What counts as knowledge: each reference is nothing where nothing has moved, grows, and leads back."""
+
+import pytest
+import torch
+
+from aegis_policy.knowledge.drift import watch_outputs
+from aegis_policy.knowledge.reference import REFERENCES, Seen
+from aegis_policy.modeling_aegis_vla import vlm_inputs
+from tests.policy.conftest import make_batch, train
+from tests.policy.tiny_backbones import FAMILIES
+
+OF_THE_TEACHER = ("batch_moments", "features", "answers", "weights")  # zero for the untouched backbone
+
+
+def see(policy, batch) -> Seen:
+    inputs = vlm_inputs(batch)
+    with watch_outputs(policy.backbone.layers()) as outputs:
+        prefix = policy.backbone.encode(inputs)
+    return Seen(batch, inputs, outputs, prefix.mask, 0)
+
+
+def penalised(make_policy, reference: str, family: str = "paligemma2", **options):
+    return make_policy(family, knowledge="none", reference=reference, penalty_weight=1.0, **options)
+
+
+def disturb(policy, *, by: float = 0.05) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, p in policy.backbone.named_parameters():
+            if p.requires_grad and p.ndim == 2 and policy.backbone.is_language(name.removeprefix("vlm.")):
+                p.add_(by * p.std() * torch.randn_like(p))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reference", OF_THE_TEACHER)
+def test_nothing_has_moved_yet(make_policy, reference, family):
+    policy = penalised(make_policy, reference, family)
+    distance = policy._reference(see(policy, make_batch(policy))).sum()
+    assert distance.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_descending_its_gradient_leads_back(make_policy, reference):
+    policy = penalised(make_policy, reference)
+    disturb(policy)
+    batch = make_batch(policy)
+    learns = [p for p in policy.backbone.parameters() if p.requires_grad]
+    before = policy._reference(see(policy, batch)).sum()
+    gradients = torch.autograd.grad(before, learns, allow_unused=True)
+    length = sum(g.square().sum() for g in gradients if g is not None)
+    with torch.no_grad():
+        for p, g in zip(learns, gradients, strict=True):
+            if g is not None:
+                p.sub_(0.05 * before.detach() / length * g)
+        after = policy._reference(see(policy, batch)).sum()
+    assert 0 < after < before
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_penalty_is_added_to_the_loss_and_logged(make_policy, reference):
+    policy = penalised(make_policy, reference)
+    disturb(policy)
+    batch = make_batch(policy)
+    policy.train()
+    loss, metrics = policy.forward(batch)
+    assert metrics["penalty"] > 0
+    assert loss.item() == pytest.approx(metrics["flow_loss"] + metrics["penalty"], rel=1e-5)
+    policy.eval()
+    assert policy.forward(batch)[0].item() == pytest.approx(metrics["flow_loss"], rel=1e-5)
+
+
+def test_a_strong_penalty_on_features_keeps_them(make_policy):
+    def moved(**options) -> float:
+        torch.manual_seed(0)
+        policy = make_policy(knowledge="none", optimizer_lr=3e-3, **options)
+        train(policy, 12)
+        judge = penalised(make_policy, "features")
+        judge.backbone.load_state_dict(policy.backbone.state_dict())
+        return judge._reference(see(judge, make_batch(judge, seed=99))).sum().item()
+
+    assert moved(reference="features", penalty_weight=30.0) < 0.5 * moved()
+
+
+@pytest.mark.parametrize("reference", ["features", "answers", "batch_moments"])
+def test_a_few_samples_are_as_good_as_a_batch_of_those(make_policy, reference):
+    policy = penalised(make_policy, reference, reference_samples=2)
+    disturb(policy)
+    seen = see(policy, make_batch(policy, 4))
+    alone = see(policy, {k: v[:2] if isinstance(v, torch.Tensor) else v for k, v in make_batch(policy, 4).items()})
+    few, two = policy._reference(seen.first(2)), policy._reference(alone)
+    torch.testing.assert_close(few, two, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_a_sample_stay_together(make_policy, family):
+    policy = penalised(make_policy, "features", family, cameras=2)
+    inputs = see(policy, make_batch(policy, 4)).first(2).inputs
+    prefix = policy.backbone.encode(dict(inputs))  # a model's own check of images against image tokens
+    assert len(prefix.mask) == 2
+
+
+@pytest.mark.parametrize("projection", ["gradient", "first_moment", "update"])
+def test_the_projection_reads_the_reference(make_policy, projection):
+    policy = make_policy(projection=projection, reference="features", reference_samples=2).train()
+    disturb(policy)
+    policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    batch = make_batch(policy)
+    policy.forward(batch)
+    name = "model.language_model.layers.1.mlp.down_proj.weight"
+    weight = policy.backbone.vlm.get_parameter(name)
+    expected = torch.autograd.grad(policy._reference(see(policy, batch).first(2)).sum(), weight)[0]
+    torch.testing.assert_close(weight.anchor_grad, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_the_teacher_is_no_part_of_the_policy(make_policy):
+    plain, policy = make_policy(knowledge="none"), penalised(make_policy, "features")
+    train(policy, 1)
+    assert policy.state_dict().keys() - plain.state_dict().keys() <= {"anchor_spec"} | {
+        k for k in policy.state_dict() if k.startswith("anchor")
+    }
+    assert sum(1 for _ in policy.parameters()) == sum(1 for _ in plain.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"reference": "features"}, "penalty_weight"),
+        ({"reference": "smell"}, "moments"),
+        ({"penalty_weight": -1.0}, "negative"),
+        ({"knowledge": "frozen", "penalty_weight": 1.0}, "frozen"),
+        ({"knowledge": "stop_gradient", "penalty_weight": 1.0}, "stop_gradient"),
+        ({"loss_temperature": 0.0}, "positive"),
+        ({"cotraining_share": 1.0}, "share"),
+        ({"knowledge": "frozen", "cotraining_share": 0.5}, "stop_gradient"),
+        (
+            {"knowledge": "none", "reference": "answers", "penalty_weight": 1.0, "reference_questions": ()},
+            "at least one",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(make_policy, options, told):
+    with pytest.raises(ValueError, match=told):
+        make_policy(**options)
+
+
+def test_a_temperature_weighs_down_what_asks_for_large_changes(make_policy):
+    policy = make_policy(knowledge="none", loss_temperature=0.5).train()
+    batch = make_batch(policy)
+    noise, time = torch.randn_like(batch["action"]), torch.tensor([0.2, 0.5, 0.9])
+    weighted, _ = policy.forward(batch, noise, time, reduction="none")
+    plain, _ = policy.eval().forward(batch, noise, time, reduction="none")
+    torch.testing.assert_close(weighted, plain * torch.exp(-plain / 0.5))
