@@ -319,6 +319,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
             knowledge=config.knowledge,
             projection=config.projection,
             tune_vision=config.tune_vision,
+            answers=config.cotraining_share > 0,
             anchored=set() if self.anchor is None else set(self.anchor.weights),
         )
         self._protection: Protection | None = None

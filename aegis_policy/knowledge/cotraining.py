@@ -48,24 +48,35 @@ class CoTraining:
         over = self._share / (1 - self._share)  # VQA samples a robot sample
         count = min(max(1, round(over * beside)), len(self._samples))
         drawn = np.random.default_rng([self._seed, step]).choice(len(self._samples), count, replace=False)
-        inputs, labels = with_answers(self._processor, [self._samples[i] for i in drawn])
+        samples = [self._samples[i] for i in drawn]
+        inputs, labels = with_answers(self._processor, samples, end=end_of_answer(backbone, self._processor))
         inputs = {key: value.to(device) for key, value in inputs.items()}
         logits = backbone.vlm(**inputs, use_cache=False).logits[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten().to(device), ignore_index=IGNORED)
         return over * loss
 
 
-def with_answers(processor: Any, samples: Sequence[VQASample]) -> tuple[dict[str, Tensor], Tensor]:
+def end_of_answer(backbone: Backbone, processor: Any) -> int:
+    """The token at which `generate` stops: the first one if there are several, the tokenizer's if none is set."""
+    ends = backbone.vlm.generation_config.eos_token_id
+    first = ends[0] if isinstance(ends, list) else ends
+    return processor.tokenizer.eos_token_id if first is None else first
+
+
+def with_answers(processor: Any, samples: Sequence[VQASample], *, end: int) -> tuple[dict[str, Tensor], Tensor]:
     """Prompts with their answers behind them, padded on the right.
+
+    Args:
+        processor: The VLM's own.
+        samples: Questions; the first accepted answer counts.
+        end: Token behind an answer, from `end_of_answer`.
 
     Returns:
         The VLM's inputs, and labels (B, T): the tokens of the answers and of the end, `IGNORED` elsewhere.
     """
     inputs = encode_prompts(processor, [s.images for s in samples], [s.question for s in samples])
     tokenizer = processor.tokenizer
-    answers = [
-        [*tokenizer(s.answers[0], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for s in samples
-    ]
+    answers = [[*tokenizer(s.answers[0], add_special_tokens=False)["input_ids"], end] for s in samples]
     lengths = inputs["attention_mask"].sum(1).tolist()
     total = max(length + len(answer) for length, answer in zip(lengths, answers, strict=True))
     width = inputs["input_ids"].shape[1]

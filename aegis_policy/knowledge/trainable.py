@@ -6,7 +6,8 @@
     aegis, subspace         linear maps whose inputs the anchor knows; norms, biases, embeddings and convolutions are
                             no such maps, so they stay as they are
 
-`tune_vision=False` leaves only the language model of each row.
+`tune_vision=False` leaves only the language model of each row. An output head that is no embedding learns where answers
+are trained beside actions (co-training) and no layer is protected: actions never reach it.
 """
 
 import re
@@ -25,6 +26,7 @@ def choose_trainable(
     knowledge: str,
     projection: str,
     tune_vision: bool,
+    answers: bool,
     anchored: Collection[str],
 ) -> dict[str, nn.Parameter]:
     """Sets `requires_grad` throughout the backbone.
@@ -34,6 +36,7 @@ def choose_trainable(
         knowledge: As in `AegisVLAConfig`.
         projection: As in `AegisVLAConfig`.
         tune_vision: As in `AegisVLAConfig`.
+        answers: Whether answers are trained too.
         anchored: Names of the weights whose input directions the anchor knows.
 
     Returns:
@@ -41,7 +44,8 @@ def choose_trainable(
     """
     head = backbone.vlm.get_output_embeddings()
     embeddings = {id(p) for p in backbone.vlm.get_input_embeddings().parameters()}
-    unused = set() if head is None else {id(p) for p in head.parameters()} - embeddings  # a tied head is the embedding
+    reached = head is None or (answers and knowledge != "aegis")
+    unused = set() if reached else {id(p) for p in head.parameters()} - embeddings  # a tied head is the embedding
     subspace = knowledge == "aegis" and projection == "subspace"
     chosen = {}
     for name, parameter in backbone.vlm.named_parameters():

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from functools import lru_cache
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,14 @@ def pretrained_settings(study: Study) -> dict[str, Any]:
         "count": study.probes.count,
         "versions": {name: find_probe(name).version for name in study.probes.names},
     }
-    return _plain({"backbone": study.backbone, "device": study.device, "probes": probes})
+    return _plain({**_backbone(study), "device": study.device, "probes": probes})
 
 
 def shared_settings(study: Study) -> dict[str, Any]:
     """What shapes the data that all runs share."""
     return _plain(
         {
-            "backbone": study.backbone,
+            **_backbone(study),
             "demonstrations": study.demonstrations,
             "dataset": asdict(study.dataset) if study.dataset else None,
             "anchor": asdict(study.anchor) if study.anchor else None,
@@ -140,6 +141,26 @@ def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _backbone(study: Study) -> dict[str, str]:
+    """Its name, and what its files hold: the same folder with other weights is another study."""
+    from aegis_policy.knowledge.sources import ANCHOR_FILE  # torch: not for --help
+    from aegis_policy.network.backbone import resolve_backbone
+
+    folder = Path(resolve_backbone(study.backbone))
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return {"backbone": study.backbone, "weights": _contents(tuple(f for f in files if f.name != ANCHOR_FILE))}
+
+
+@lru_cache(maxsize=4)
+def _contents(files: tuple[Path, ...]) -> str:
+    """Sixteen hexadecimal digits for the bytes of all files; empty for none (a hub id)."""
+    found = sha256()
+    for path in files:
+        with path.open("rb") as file:
+            found.update(file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16] if files else ""
 
 
 def _restricted(study: Study, arm: Arm, what: str) -> Sequence[float]:

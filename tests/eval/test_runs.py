@@ -48,6 +48,18 @@ def test_every_arm_meets_every_rate_and_seed_but_for_its_own_restriction(study):
     assert len({run.name for run in runs}) == len(runs)
 
 
+def test_the_same_folder_with_other_weights_is_another_run(tmp_path):
+    def weights(content: bytes) -> str:
+        folder = tmp_path / str(len(content))
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(content)
+        (folder / "anchor.safetensors").write_bytes(content * 2)
+        backbone = make_study(study_content() | {"arms": DERIVED, "backbone": str(folder)})
+        return settings(backbone, run_of(backbone, "naive"))["weights"]
+
+    assert weights(b"old") != weights(b"newer")
+
+
 def test_runs_can_be_chosen_by_arm_and_seed_and_a_wrong_choice_is_told(study):
     assert {run.name for run in plan_runs(study, only=["lora"], seeds=[1001])} == {"lora-lr0.001-seed1001"}
     with pytest.raises(ValueError, match="no arm 'absent'"):

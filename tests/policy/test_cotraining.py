@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aegis_policy.knowledge.cotraining import IGNORED, CoTraining, with_answers
+from aegis_policy.knowledge.cotraining import IGNORED, CoTraining, end_of_answer, with_answers
 from tests.policy.conftest import make_batch, make_samples, train
 from tests.policy.tiny_backbones import FAMILIES
 
@@ -12,21 +12,22 @@ from tests.policy.tiny_backbones import FAMILIES
 def test_labels_are_the_answers_and_the_end(make_policy, family):
     policy = make_policy(family, knowledge="none")
     processor, samples = policy.vlm.processor, make_samples(3)
-    inputs, labels = with_answers(processor, samples)
+    end = end_of_answer(policy.backbone, processor)
+    inputs, labels = with_answers(processor, samples, end=end)
     for row, sample in enumerate(samples):
         told = labels[row][labels[row] != IGNORED].tolist()
-        assert told[-1] == processor.tokenizer.eos_token_id
+        assert told[-1] == end
         assert processor.tokenizer.decode(told[:-1]).strip() == sample.answers[0]
         assert inputs["attention_mask"][row].sum() == (labels[row] != IGNORED).nonzero().max() + 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_learned_is_then_answered(make_policy, family):
-    policy = make_policy(family, knowledge="none")
+    policy = make_policy(family, knowledge="none", cotraining_share=0.5)
     samples = make_samples(4)
     cotraining = CoTraining(samples, policy.vlm.processor, share=0.5, seed=0)
     optimizer = torch.optim.Adam(policy.backbone.parameters(), 3e-3)
-    for step in range(80):
+    for step in range(60):
         loss = cotraining.loss(policy.backbone, step=step, beside=4, device=torch.device("cpu"))
         optimizer.zero_grad()
         loss.backward()
@@ -40,9 +41,9 @@ def test_the_share_counts_samples_and_weighs_them(make_policy, monkeypatch):
     seen = []
     original = with_answers
 
-    def spy(processor, samples):
+    def spy(processor, samples, *, end):
         seen.append(len(samples))
-        return original(processor, samples)
+        return original(processor, samples, end=end)
 
     monkeypatch.setattr("aegis_policy.knowledge.cotraining.with_answers", spy)
     losses = {
