@@ -1,13 +1,17 @@
 """The shipped configurations are what LeRobot's own commands read."""
 
 import sys
+from pathlib import Path
 
 import draccus
 import pytest
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.envs.configs import EnvConfig
 
 import lerobot_policy_aegis_vla  # noqa: F401  registers the policy and the environment
+from aegis_eval.stages import as_options, config_folder
+from aegis_eval.study import read_study
 
 
 @pytest.mark.parametrize("name", ["default", "paper", "demo"])
@@ -36,3 +40,34 @@ def test_an_evaluation_configuration_parses(name, kinds, pytestconfig, monkeypat
     config = draccus.parse(EvalPipelineConfig, pytestconfig.rootpath / f"configs/eval/{name}.yaml", args=[])
     assert (config.env.type, config.env.kinds, config.env.phrasings) == ("aegis_tabletop", kinds, kinds)
     assert config.eval.n_episodes == 100
+
+
+STUDIES = [
+    (path.stem, arm)
+    for path in sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
+    for arm in read_study(path).arms
+    if arm.of is None
+]
+
+
+@pytest.mark.parametrize(("study", "arm"), STUDIES, ids=[f"{study}-{arm.name}" for study, arm in STUDIES])
+def test_every_arm_of_a_study_is_one_that_lerobot_train_accepts(study, arm, pytestconfig):
+    file = pytestconfig.rootpath / "configs/train" / read_study(study_file(study)).train_config
+    config = TrainPipelineConfig.from_pretrained(file, cli_args=as_options(arm.options))
+    for option, value in arm.options.items():
+        part, name = option.split(".")
+        assert getattr(getattr(config, part), name) == value
+
+
+@pytest.mark.parametrize("study", sorted({study for study, _ in STUDIES}))
+def test_every_set_of_a_study_is_an_environment(study, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lerobot-eval"])
+    for options in read_study(study_file(study)).rollouts.sets.values():
+        config = EnvConfig.get_choice_class(options["type"])(**{k: v for k, v in options.items() if k != "type"})
+        for task in config.create_envs(1).values():
+            for environments in task.values():
+                environments.close()
+
+
+def study_file(name: str) -> Path:
+    return config_folder() / "compare" / f"{name}.yaml"
