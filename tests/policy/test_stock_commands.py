@@ -155,7 +155,7 @@ def test_lora_is_lerobots_own_and_its_checkpoint_loads(dataset, tiny_folder, tmp
 
     def difference(vlm) -> float:
         untouched = load_vlm(str(tiny_folder["paligemma2"])).model
-        name = next(n for n, m in untouched.named_modules() if n.endswith("layers.1.self_attn.q_proj"))
+        name = next(n for n, m in untouched.named_modules() if n.endswith("language_model.layers.1.self_attn.q_proj"))
         x = torch.ones(1, untouched.get_submodule(name).in_features)
         return (vlm.model.get_submodule(name)(x) - untouched.get_submodule(name)(x)).abs().max().item()
 
