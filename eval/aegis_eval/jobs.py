@@ -66,7 +66,9 @@ class Job:
 
 @dataclass
 class Running:
-    """A job under way; `peak_mib` is its largest resident memory in MiB, known once it has ended."""
+    """A job under way; `peak_mib` is its largest resident memory in MiB, known once it has ended
+    (Linux counts what this process held when it forked, so it is never less than that).
+    """
 
     job: Job
     process: subprocess.Popen[bytes]

@@ -67,7 +67,7 @@ def test_a_layer_that_took_no_part_in_the_loss_is_left_alone() -> None:
 def test_groups_that_do_not_fit_are_refused() -> None:
     (p,) = parameters(0, (4, 3))
     cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-        ("is one of gradient, update, subspace", {}, {"projection": "none"}),
+        ("is one of gradient, first_moment, update, subspace", {}, {"projection": "none"}),
         ("Minimise the negative", {"layer": "l"}, {"maximize": True}),
         ("name is a string", {"layer": 3}, {}),
         ("so it is named", {"projectors": [torch.eye(3)]}, {"projection": "subspace"}),

@@ -100,7 +100,9 @@ def test_the_report_is_plain_json_with_what_is_needed_to_repeat_it():
     probe = find_probe("tabletop", count=14)
     scores = {"tabletop": ask_all(Yes(), samples(14))}
     report = json.loads(
-        json.dumps(make_report("nano", [probe], scores, fingerprint="0" * 64, seconds=1.0), allow_nan=False)
+        json.dumps(
+            make_report("nano", [probe], scores, fingerprint="0" * 64, adapters="on", seconds=1.0), allow_nan=False
+        )
     )
     found = report["probes"]["tabletop"]
     assert (found["version"], found["seed"], found["count"]) == (probe.version, probe.seed, 14)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from aegis_policy.modeling_aegis_vla import vlm_inputs
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor
 from tests.policy.conftest import make_batch, make_samples, train
@@ -40,7 +41,7 @@ def test_padding_a_prompt_on_the_right_changes_nothing_that_the_expert_reads(tin
 def test_reading_the_prefix_leaves_it_as_it_was(make_policy, family):
     policy = make_policy(family).eval()
     batch = make_batch(policy, training=False)
-    prefix = policy._encode(batch)
+    prefix = policy._encode(vlm_inputs(batch))
     lengths = [key.shape[2] for key in prefix.keys]
     noise = torch.randn(3, 5, 4)
     args = (noise, torch.full((3,), 0.5))

@@ -5,6 +5,7 @@ import torch
 
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
 from aegis_policy.knowledge.sources import build_anchor
+from aegis_policy.modeling_aegis_vla import vlm_inputs
 from aegis_policy.network.prompt import encode_prompts
 from tests.policy.conftest import make_batch, make_samples, train
 from tests.policy.tiny_backbones import FAMILIES
@@ -70,7 +71,7 @@ def test_the_anchor_gradient_is_that_of_the_distance(make_policy):
         with torch.no_grad():
             weight.add_(shift * direction)
             with watch_outputs(policy.backbone.layers()) as outputs:
-                prefix = policy._encode(batch)
+                prefix = policy._encode(vlm_inputs(batch))
             weight.sub_(shift * direction)
             return anchor_distances(outputs, prefix.mask, policy.anchor).double().sum()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy, vlm_inputs
 from tests.policy.conftest import make_batch, train
 
 
@@ -51,7 +51,7 @@ def test_padding_actions_do_not_enter_the_loss(make_policy):
     loss, _ = policy.forward(batch, noise, time)
     t = time[:, None, None]
     noisy = t * noise + (1 - t) * batch["action"]
-    velocity = policy.expert(noisy, time, state=batch["observation.state"], prefix=policy._encode(batch))
+    velocity = policy.expert(noisy, time, state=batch["observation.state"], prefix=policy._encode(vlm_inputs(batch)))
     error = (velocity - (noise - batch["action"])).square()
     torch.testing.assert_close(loss, error[~batch["action_is_pad"]].mean())
 
