@@ -33,6 +33,7 @@ from torch.optim.adam import adam
 
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
+from aegis_policy.aegis.protected_group import check_protected, no_projector
 from aegis_policy.aegis.subspace import closed_share
 
 PROJECTIONS = ("gradient", "first_moment", "update", "subspace")
@@ -123,7 +124,7 @@ class AegisAdamW(torch.optim.AdamW):
             if projectors is not None:
                 raise ValueError('A group with projectors is protected, so it is named: add "layer": "...".')
         else:
-            self._check_protected(added, projectors)
+            check_protected(added, projectors, projection=self.projection)
             self._keep_projectors(added["params"], projectors)
         self._attach_later_or_now(guard)
 
@@ -312,7 +313,7 @@ class AegisAdamW(torch.optim.AdamW):
         for layer, groups in layers.items():
             for p in _stepped(groups):
                 if p not in self._projectors:
-                    raise RuntimeError(_no_projector(layer, p))
+                    raise RuntimeError(no_projector(layer, p))
 
     def _take_anchor_grads(self, params: list[Any]) -> list[Tensor]:
         """The anchor gradients, averaged over ranks; removed from the parameters."""
@@ -335,40 +336,6 @@ class AegisAdamW(torch.optim.AdamW):
                 if projector is source and other.device == p.device and other.dtype == p.dtype:
                     self._projectors[other] = moved
         return moved
-
-    def _check_protected(self, group: dict[str, Any], projectors: list[Tensor | None] | None) -> None:
-        layer = group["layer"]
-        if not isinstance(layer, str):
-            raise ValueError(f"A protected layer's name is a string; received {layer!r}.")
-        if group["maximize"]:
-            raise ValueError(
-                f"Layer {layer!r} is protected and maximize is set: the penalty's half-space is meant for "
-                "descent. Minimise the negative."
-            )
-        if self.projection == "first_moment" and group["betas"][0] == 0:
-            raise ValueError(
-                'projection="first_moment" projects what enters the first moment, and with betas '
-                f'{group["betas"]} there is none. Give a first beta above 0, or projection="update".'
-            )
-        if self.projection != "subspace":
-            return
-        params = group["params"]
-        if projectors is None or len(projectors) != len(params):
-            raise ValueError(
-                'Under projection="subspace" a protected group has "projectors" parallel to "params"; layer '
-                f"{layer!r} has {len(params)} parameters and "
-                f"{'no' if projectors is None else len(projectors)} projectors. Take them from "
-                "GaussianAnchor.projectors()."
-            )
-        for p, projector in zip(params, projectors, strict=True):
-            if projector is None and p.requires_grad:
-                raise ValueError(_no_projector(layer, p))
-            if projector is not None and (p.ndim < 2 or tuple(projector.shape) != (p[0].numel(),) * 2):
-                raise ValueError(
-                    f"A projector is (in, in) for a weight (out, in); in layer {layer!r} it is "
-                    f"{tuple(projector.shape)} for {tuple(p.shape)}. Check that projectors are in the order "
-                    "of params."
-                )
 
     def _keep_projectors(self, params: list[Tensor], projectors: list[Tensor | None] | None) -> None:
         if self.projection != "subspace":
@@ -405,11 +372,3 @@ def _wide(t: Tensor) -> Tensor:
 def _mean(values: list[Tensor]) -> float:
     device = values[0].device
     return torch.stack([v.to(device=device, dtype=torch.float32) for v in values]).mean().item()
-
-
-def _no_projector(layer: str, p: Tensor) -> str:
-    return (
-        'Under projection="subspace" every trained parameter of a protected layer has a projector; one of '
-        f"shape {tuple(p.shape)} in layer {layer!r} has none (a norm, a bias, an embedding?). Freeze it "
-        "(requires_grad_(False)) or leave it out of the protected group."
-    )
