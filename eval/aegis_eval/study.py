@@ -4,14 +4,24 @@ The file selects, this module checks: a key that it does not know, a value that 
 to nothing are refused with the rule, the value and the remedy. A `quick:` section holds what `--quick` replaces.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from aegis_eval.checkpoints import NANO
+from aegis_eval.plain_data import (
+    items,
+    mapping,
+    positive_numbers,
+    refuse_twins,
+    refuse_unknown,
+    require,
+    section,
+    whole_numbers,
+)
 from aegis_eval.probes import find_probe
 
 Options = Mapping[str, Any]
@@ -194,36 +204,36 @@ def read_study(path: Path, *, quick: bool = False) -> Study:
 
 def make_study(content: Any, *, quick: bool = False) -> Study:
     """A study from the content of its YAML file; see `read_study`."""
-    content = dict(_mapping(content, "a study"))
+    content = dict(mapping(content, "a study"))
     shrunk = content.pop("quick", None)
     if quick:
         if shrunk is None:
             raise ValueError("--quick needs a section `quick:` that says what a quick study replaces; there is none.")
-        content = _replaced(content, dict(_mapping(shrunk, "quick")))
-    _known(content, [f.name for f in fields(Study)], "a study")
-    _required(content, ("title", "training", "rollouts", "arms", "learning_rates", "seeds"), "a study")
+        content = _replaced(content, dict(mapping(shrunk, "quick")))
+    refuse_unknown(content, [f.name for f in fields(Study)], "a study")
+    require(content, ("title", "training", "rollouts", "arms", "learning_rates", "seeds"), "a study")
     arms = _arms(content["arms"])
     made: dict[str, Any] = {
         **content,
         "summary": str(content.get("summary", "")).strip(),
-        "training": _section(Training, content["training"], "training"),
+        "training": section(Training, content["training"], "training"),
         "rollouts": _rollouts(content["rollouts"]),
         "arms": arms,
         "baseline": content.get("baseline", arms[0].name),
-        "learning_rates": _numbers(content["learning_rates"], "learning_rates"),
-        "seeds": _seeds(content["seeds"], "seeds"),
+        "learning_rates": positive_numbers(content["learning_rates"], "learning_rates"),
+        "seeds": whole_numbers(content["seeds"], "seeds"),
     }
     if "anchor" in content and content["anchor"] is not None:
-        made["anchor"] = _section(Anchor, content["anchor"], "anchor")
+        made["anchor"] = section(Anchor, content["anchor"], "anchor")
     if "dataset" in content:
-        made["dataset"] = _section(Dataset, content["dataset"], "dataset")
+        made["dataset"] = section(Dataset, content["dataset"], "dataset")
     if "demonstrations" in content:
-        made["demonstrations"] = dict(_mapping(content["demonstrations"], "demonstrations"))
+        made["demonstrations"] = dict(mapping(content["demonstrations"], "demonstrations"))
     if "probes" in content:
-        probes = dict(_mapping(content["probes"], "probes"))
+        probes = dict(mapping(content["probes"], "probes"))
         if "names" in probes:
-            probes["names"] = tuple(_list(probes["names"], "probes.names"))
-        made["probes"] = _section(Probes, probes, "probes")
+            probes["names"] = tuple(items(probes["names"], "probes.names"))
+        made["probes"] = section(Probes, probes, "probes")
     return Study(**made)
 
 
@@ -232,8 +242,8 @@ def _replaced(content: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
     result = dict(content)
     for key, value in quick.items():
         if key == "arms":
-            arms = _mapping(content.get("arms"), "arms")
-            absent = [name for name in _list(value, "quick.arms") if name not in arms]
+            arms = mapping(content.get("arms"), "arms")
+            absent = [name for name in items(value, "quick.arms") if name not in arms]
             if absent:
                 raise ValueError(f"quick.arms must name arms; received {absent}. Arms: {', '.join(arms)}.")
             result["arms"] = {name: arm for name, arm in arms.items() if name in value}
@@ -246,16 +256,16 @@ def _replaced(content: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
 
 def _arms(content: Any) -> tuple[Arm, ...]:
     made = []
-    for name, given in _mapping(content, "arms").items():
+    for name, given in mapping(content, "arms").items():
         where = f"arms.{name}"
-        arm = dict(_mapping(given if given is not None else {}, where))
-        _known(arm, [f.name for f in fields(Arm) if f.name != "name"], where)
+        arm = dict(mapping(given if given is not None else {}, where))
+        refuse_unknown(arm, [f.name for f in fields(Arm) if f.name != "name"], where)
         for key in ("options", "probe_options"):
-            arm[key] = dict(_mapping(arm.get(key) or {}, f"{where}.{key}"))
+            arm[key] = dict(mapping(arm.get(key) or {}, f"{where}.{key}"))
         if arm.get("learning_rates") is not None:
-            arm["learning_rates"] = _numbers(arm["learning_rates"], f"{where}.learning_rates")
+            arm["learning_rates"] = positive_numbers(arm["learning_rates"], f"{where}.learning_rates")
         if arm.get("seeds") is not None:
-            arm["seeds"] = _seeds(arm["seeds"], f"{where}.seeds")
+            arm["seeds"] = whole_numbers(arm["seeds"], f"{where}.seeds")
         made.append(Arm(name=str(name), **{"label": str(name)} | arm))
     if not made:
         raise ValueError("arms must hold at least one arm, as `naive: {options: {policy.knowledge: none}}`.")
@@ -263,32 +273,15 @@ def _arms(content: Any) -> tuple[Arm, ...]:
 
 
 def _rollouts(content: Any) -> RolloutPlan:
-    given = dict(_mapping(content, "rollouts"))
-    sets = _mapping(given.get("sets"), "rollouts.sets")
+    given = dict(mapping(content, "rollouts"))
+    sets = mapping(given.get("sets"), "rollouts.sets")
     if not sets:
         raise ValueError("rollouts.sets must hold at least one set, as `shown: {type: aegis_tabletop, task: touch}`.")
     for name, options in sets.items():
-        if "type" not in _mapping(options, f"rollouts.sets.{name}"):
+        if "type" not in mapping(options, f"rollouts.sets.{name}"):
             raise ValueError(f"rollouts.sets.{name} needs `type`, the environment of lerobot-eval; received {options}.")
     given["sets"] = {str(name): dict(options) for name, options in sets.items()}
-    return _section(RolloutPlan, given, "rollouts")
-
-
-def _section[T](kind: type[T], content: Any, where: str) -> T:
-    """A flat section as its dataclass; integers are checked to be integers."""
-    given = dict(_mapping(content, where))
-    known: list[Any] = list(fields(kind))  # type: ignore[arg-type]
-    _known(given, [f.name for f in known], where)
-    _required(
-        given,
-        [f.name for f in known if f.default is MISSING and f.default_factory is MISSING],
-        where,
-    )
-    for one in known:
-        value = given.get(one.name)
-        if one.type is int and one.name in given and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ValueError(f"{where}.{one.name} must be a whole number; received {value!r}.")
-    return kind(**given)
+    return section(RolloutPlan, given, "rollouts")
 
 
 def _check_study(study: Study) -> None:
@@ -298,8 +291,8 @@ def _check_study(study: Study) -> None:
             f"give exactly one; received {'both' if study.dataset else 'neither'}."
         )
     if study.demonstrations is not None:
-        _known(study.demonstrations, RECORD_OPTIONS, "demonstrations")
-        _required(study.demonstrations, ("task", "episodes", "seed"), "demonstrations")
+        refuse_unknown(study.demonstrations, RECORD_OPTIONS, "demonstrations")
+        require(study.demonstrations, ("task", "episodes", "seed"), "demonstrations")
     counts = {
         "demonstrations.episodes": (study.demonstrations or {"episodes": 1})["episodes"],
         "training.steps": study.training.steps,
@@ -321,7 +314,7 @@ def _check_study(study: Study) -> None:
     for name in study.probes.names:
         find_probe(name)  # names the probes that there are
     for what, values in (("learning_rates", study.learning_rates), ("seeds", study.seeds)):
-        _distinct(values, what)
+        refuse_twins(values, what)
     study.arm(study.baseline)
     for arm in study.arms:
         _check_arm(study, arm)
@@ -336,7 +329,7 @@ def _check_arm(study: Study, arm: Arm) -> None:
         ("seeds", arm.seeds, study.seeds),
     ):
         if own is not None:
-            _distinct(own, f"{where}.{what}")
+            refuse_twins(own, f"{where}.{what}")
             if not set(own) <= set(all_):
                 raise ValueError(f"{where}.{what} must be some of the study's {list(all_)}; received {list(own)}.")
     if arm.of is None:
@@ -355,50 +348,3 @@ def _check_arm(study: Study, arm: Arm) -> None:
     share = arm.interpolate
     if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
         raise ValueError(f"{where}.interpolate is the trained weights' share, in [0, 1]; received {share!r}.")
-
-
-def _known(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    unknown = sorted(str(key) for key in content if key not in known)
-    if unknown:
-        raise ValueError(f"Unknown in {where}: {', '.join(unknown)}. Known: {', '.join(known)}.")
-
-
-def _required(content: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    absent = [name for name in names if name not in content]
-    if absent:
-        raise ValueError(f"Missing in {where}: {', '.join(absent)}.")
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where} must be a mapping of names to values; received {value!r}.")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{where} must be a list of at least one; received {value!r}.")
-    return list(value)
-
-
-def _numbers(value: Any, where: str) -> tuple[float, ...]:
-    """Positive numbers; YAML 1.1 reads 1e-3 as text, which is meant as a number all the same."""
-    try:
-        numbers = tuple(float(one) for one in _list(value, where))
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} must be a list of positive numbers; received {value!r}.") from None
-    if min(numbers) <= 0:
-        raise ValueError(f"{where} must be positive; received {value!r}.")
-    return numbers
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    seeds = _list(value, where)
-    if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
-        raise ValueError(f"{where} must be a list of whole numbers; received {value!r}.")
-    return tuple(seeds)
-
-
-def _distinct(values: Sequence[float], where: str) -> None:
-    if len(set(values)) != len(values):
-        raise ValueError(f"{where} must not name a value twice; received {list(values)}.")
