@@ -174,6 +174,7 @@ def _rank(rank: int, world: int, folder: str, projection: str) -> None:
         net[0].weight.anchor_grad = anchors[rank]
         optimizer.step()
     torch.save(net.state_dict(), f"{folder}/{projection}.{rank}.pt")
+    dist.barrier()  # a rank that leaves early makes gloo's threads in the other abort
     dist.destroy_process_group()
 
 
