@@ -6,6 +6,7 @@ Legend: `B` batch, `H` horizon (`chunk_size`), `A` action size, `S` state size.
 import json
 import logging
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,11 @@ from torch import Tensor
 from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.knowledge.cotraining import CoTraining
-from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
+from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
-from aegis_policy.knowledge.reference import Reference, Seen
-from aegis_policy.knowledge.references import make_reference
+from aegis_policy.knowledge.reference import Seen
+from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
-from aegis_policy.knowledge.teacher import Teacher
-from aegis_policy.knowledge.trainable import choose_trainable
 from aegis_policy.monitor import Monitor, load_monitor
 from aegis_policy.network.backbone import Backbone, Prefix
 from aegis_policy.network.expert import ActionExpert, masked_mse
@@ -67,8 +65,6 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("noise_seed", torch.randint(2**31, ()))
         self.anchor: GaussianAnchor | None = None
-        self._reference: Reference | None = None
-        self._cotraining: CoTraining | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
         self._layer_distances: list[float] = []
@@ -117,19 +113,19 @@ class AegisVLAPolicy(PreTrainedPolicy):
         inputs = vlm_inputs(batch)
         with watch_outputs(self.backbone.layers()) as outputs:
             prefix = self._encode(inputs)
-        seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps))
+        distances = self._retention.distances(outputs, prefix.mask, training=training)
         velocity = self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
         losses = masked_mse(velocity, target, is_pad=batch.get("action_is_pad"))  # (B,)
-        metrics = self._metrics(losses, seen)
+        added: dict[str, Tensor] = {}
+        if training:
+            seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps), distances)
+            self._retention.leave_anchor_gradient(seen, self._encode)
+            added = self._retention.added_losses(seen, seed=int(self.noise_seed))
+        metrics = self._metrics(losses, distances, added)
         if training and self.config.loss_temperature is not None:
             losses = losses * torch.exp(-losses.detach() / self.config.loss_temperature)
         loss = losses if reduction == "none" else _mean_over_actions(losses, batch)
-        if training:
-            self._leave_anchor_gradient(seen)
-            for name, term in self._added_losses(seen).items():
-                loss = loss + term
-                metrics[name] = float(term.detach())
-        return loss, metrics
+        return loss + sum(added.values()), metrics
 
     def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and times of this training step.
@@ -149,50 +145,15 @@ class AegisVLAPolicy(PreTrainedPolicy):
                 return self.backbone.encode(inputs)
         return self.backbone.encode(inputs)
 
-    def _leave_anchor_gradient(self, seen: Seen) -> None:
-        """The reference's gradient beside each protected parameter, where the projection wants one."""
-        if self._protection is None or not self._protection.needs_anchor_gradient:
-            return
-        few = seen.first(self.config.reference_samples)
-        if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
-            with watch_outputs(self.backbone.layers()) as outputs:
-                self._encode(dict(few.inputs))
-            few = few._replace(outputs=outputs)
-        assert self._reference is not None, "made with the protection"
-        self._protection.set_anchor_gradient(self._reference(few).sum())
-
-    def _added_losses(self, seen: Seen) -> dict[str, Tensor]:
-        """What is added to the action loss: the weighted penalty, the loss of VQA samples."""
-        terms: dict[str, Tensor] = {}
-        if self.config.penalty_weight:
-            assert self._reference is not None, "made with the choice of what trains"
-            distance = self._reference(seen.first(self.config.reference_samples)).sum()
-            terms["penalty"] = self.config.penalty_weight * distance
-        if self.config.cotraining_share:
-            if self._cotraining is None:
-                self._cotraining = self._make_cotraining()
-            device = seen.mask.device
-            terms["vqa_loss"] = self._cotraining.loss(
-                self.backbone, step=seen.step, beside=len(seen.mask), device=device
-            )
-        return terms
-
-    def _make_cotraining(self) -> CoTraining:
-        config = self.config
-        samples = load_vqa_source(config.anchor_source)(count=config.cotraining_samples, seed=0, split="train")
-        return CoTraining(samples, self.vlm.processor, share=config.cotraining_share, seed=int(self.noise_seed))
-
-    def _metrics(self, losses: Tensor, seen: Seen) -> dict[str, float]:
-        values = [losses.detach().float().mean()]
-        if self.anchor is not None:
-            with torch.no_grad():
-                distances = anchor_distances(seen.outputs, seen.mask, self.anchor)
-            values += [distances.sum(), *distances]
-        numbers = torch.stack(values).tolist()  # one synchronisation a step
-        metrics = {"flow_loss": numbers[0]}
-        if self.anchor is not None:
-            metrics["anchor_distance"] = numbers[1]
-            self._layer_distances = numbers[2:]
+    def _metrics(self, losses: Tensor, distances: Tensor | None, added: Mapping[str, Tensor]) -> dict[str, float]:
+        values = [losses.detach().float().mean(), *[term.detach().float() for term in added.values()]]
+        if distances is not None:
+            values += [distances.detach().sum(), *distances.detach()]
+        mean, *numbers = torch.stack(values).tolist()  # one synchronisation a step
+        metrics = {"flow_loss": mean, **dict(zip(added, numbers, strict=False))}
+        if distances is not None:
+            total, *self._layer_distances = numbers[len(added) :]
+            metrics["anchor_distance"] = total
             metrics |= {f"anchor_distance_{i:02d}": d for i, d in enumerate(self._layer_distances)}
         if self._protection is not None:
             metrics |= self._protection.report()
@@ -313,36 +274,11 @@ class AegisVLAPolicy(PreTrainedPolicy):
             self.register_buffer(_SPEC, torch.frombuffer(bytearray(spec), dtype=torch.uint8))
 
     def _choose_trainable(self) -> None:
-        config = self.config
-        learns = choose_trainable(
-            self.backbone,
-            knowledge=config.knowledge,
-            projection=config.projection,
-            tune_vision=config.tune_vision,
-            answers=config.cotraining_share > 0,
-            anchored=set() if self.anchor is None else set(self.anchor.weights),
-        )
-        self._protection: Protection | None = None
-        if config.knowledge == "aegis":
-            assert self.anchor is not None, "aegis builds its anchor on start"
-            self._protection = Protection(
-                learns,
-                self.anchor,
-                projection=config.projection,
-                epsilon=config.epsilon,
-                energy=config.energy,
-            )
-        self._reference = None
-        if config.penalty_weight or config.projects_on_reference:
-            self._reference = make_reference(
-                config.reference,
-                backbone=self.backbone,
-                teacher=Teacher(config.backbone, revision=config.backbone_revision),
-                anchor=self.anchor,
-                processor=self.vlm.processor,
-                image_keys=list(config.image_features),
-                questions=config.reference_questions,
-            )
+        self._retention = Retention(self.config, self.backbone, self.anchor, self.vlm.processor)
+
+    @property
+    def _protection(self) -> Protection | None:
+        return self._retention.protection
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "AegisVLAPolicy":

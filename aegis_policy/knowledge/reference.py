@@ -29,6 +29,7 @@ class Seen(NamedTuple):
         outputs: Language layer -> (B, T, D), with their graph.
         mask: (B, T), true where a token counts.
         step: Of the training.
+        distances: W2^2 of each layer from the anchor, (L,), where somebody has computed them from these outputs.
     """
 
     batch: Mapping[str, Tensor]
@@ -36,6 +37,7 @@ class Seen(NamedTuple):
     outputs: Mapping[str, Tensor]
     mask: Tensor
     step: int
+    distances: Tensor | None = None
 
     def first(self, count: int) -> "Seen":
         """The first `count` samples of it; all of it for 0 or more than there are.

@@ -58,7 +58,7 @@ def test_the_share_counts_samples_and_weighs_them(make_policy, monkeypatch):
 
 
 def test_a_policy_trains_on_both(make_policy, monkeypatch):
-    monkeypatch.setattr("aegis_policy.modeling_aegis_vla.load_vqa_source", lambda name: lambda **_: make_samples(8))
+    monkeypatch.setattr("aegis_policy.knowledge.retention.load_vqa_source", lambda name: lambda **_: make_samples(8))
     policy = make_policy(knowledge="none", cotraining_share=0.5)
     train(policy, 2)
     _, metrics = policy.forward(make_batch(policy))
@@ -66,7 +66,7 @@ def test_a_policy_trains_on_both(make_policy, monkeypatch):
 
 
 def test_under_stop_gradient_only_vqa_samples_train_the_backbone(make_policy, monkeypatch):
-    monkeypatch.setattr("aegis_policy.modeling_aegis_vla.load_vqa_source", lambda name: lambda **_: make_samples(8))
+    monkeypatch.setattr("aegis_policy.knowledge.retention.load_vqa_source", lambda name: lambda **_: make_samples(8))
     policy = make_policy(knowledge="stop_gradient", cotraining_share=0.5).train()
     loss, metrics = policy.forward(make_batch(policy))
     name = "model.language_model.layers.1.mlp.down_proj.weight"

@@ -35,7 +35,7 @@ def disturb(policy, *, by: float = 0.05) -> None:
 @pytest.mark.parametrize("reference", OF_THE_TEACHER)
 def test_nothing_has_moved_yet(make_policy, reference, family):
     policy = penalised(make_policy, reference, family)
-    distance = policy._reference(see(policy, make_batch(policy))).sum()
+    distance = policy._retention._reference(see(policy, make_batch(policy))).sum()
     assert distance.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -45,14 +45,14 @@ def test_descending_its_gradient_leads_back(make_policy, reference):
     disturb(policy)
     batch = make_batch(policy)
     learns = [p for p in policy.backbone.parameters() if p.requires_grad]
-    before = policy._reference(see(policy, batch)).sum()
+    before = policy._retention._reference(see(policy, batch)).sum()
     gradients = torch.autograd.grad(before, learns, allow_unused=True)
     length = sum(g.square().sum() for g in gradients if g is not None)
     with torch.no_grad():
         for p, g in zip(learns, gradients, strict=True):
             if g is not None:
                 p.sub_(0.05 * before.detach() / length * g)
-        after = policy._reference(see(policy, batch)).sum()
+        after = policy._retention._reference(see(policy, batch)).sum()
     assert 0 < after < before
 
 
@@ -76,7 +76,7 @@ def test_a_strong_penalty_on_features_keeps_them(make_policy):
         train(policy, 12)
         judge = penalised(make_policy, "features")
         judge.backbone.load_state_dict(policy.backbone.state_dict())
-        return judge._reference(see(judge, make_batch(judge, seed=99))).sum().item()
+        return judge._retention._reference(see(judge, make_batch(judge, seed=99))).sum().item()
 
     assert moved(reference="features", penalty_weight=30.0) < 0.5 * moved()
 
@@ -87,7 +87,7 @@ def test_a_few_samples_are_as_good_as_a_batch_of_those(make_policy, reference):
     disturb(policy)
     seen = see(policy, make_batch(policy, 4))
     alone = see(policy, {k: v[:2] if isinstance(v, torch.Tensor) else v for k, v in make_batch(policy, 4).items()})
-    few, two = policy._reference(seen.first(2)), policy._reference(alone)
+    few, two = policy._retention._reference(seen.first(2)), policy._retention._reference(alone)
     torch.testing.assert_close(few, two, rtol=1e-3, atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_the_projection_reads_the_reference(make_policy, projection):
     policy.forward(batch)
     name = "model.language_model.layers.1.mlp.down_proj.weight"
     weight = policy.backbone.vlm.get_parameter(name)
-    expected = torch.autograd.grad(policy._reference(see(policy, batch).first(2)).sum(), weight)[0]
+    expected = torch.autograd.grad(policy._retention._reference(see(policy, batch).first(2)).sum(), weight)[0]
     torch.testing.assert_close(weight.anchor_grad, expected, rtol=1e-3, atol=1e-7)
 
 

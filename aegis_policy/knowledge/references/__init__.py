@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aegis_policy.aegis import GaussianAnchor
-from aegis_policy.knowledge.reference import Reference
+from aegis_policy.knowledge.reference import ANCHORED, Reference
 from aegis_policy.knowledge.references.answers import Answers
 from aegis_policy.knowledge.references.features import Features
 from aegis_policy.knowledge.references.moments import AnchorMoments, BatchMoments
@@ -34,7 +34,7 @@ def make_reference(
         image_keys: The policy's cameras, for "answers".
         questions: What "answers" asks.
     """
-    if name in ("moments", "relative_moments"):
+    if name in ANCHORED:
         assert anchor is not None, "the policy builds its anchor on start"
         return AnchorMoments(anchor, relative=name == "relative_moments")
     if name == "batch_moments":

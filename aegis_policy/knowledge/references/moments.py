@@ -23,9 +23,10 @@ class AnchorMoments:
 
     def __call__(self, seen: Seen) -> Tensor:
         """(L,)."""
-        distances = anchor_distances(seen.outputs, seen.mask, self._anchor)
         if not self._relative:
-            return distances
+            known = seen.distances
+            return anchor_distances(seen.outputs, seen.mask, self._anchor) if known is None else known
+        distances = anchor_distances(seen.outputs, seen.mask, self._anchor)
         sizes = [self._anchor.mean(n).square().sum() + self._anchor.std(n).square().sum() for n in seen.outputs]
         return distances / torch.stack(sizes)
 

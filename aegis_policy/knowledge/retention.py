@@ -1,0 +1,116 @@
+"""What keeps the backbone's knowledge while one policy trains: protection of the step, reference, co-training.
+
+The policy hands over what a forward pass showed; from here come the gradients that the optimizer projects on and the
+terms that are added to the action loss.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aegis_policy.aegis import GaussianAnchor
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.cotraining import CoTraining
+from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
+from aegis_policy.knowledge.protection import Protection
+from aegis_policy.knowledge.reference import Reference, Seen
+from aegis_policy.knowledge.references import make_reference
+from aegis_policy.knowledge.teacher import Teacher
+from aegis_policy.knowledge.trainable import choose_trainable
+from aegis_policy.network.backbone import Backbone, Prefix
+from aegis_policy.vqa import load_vqa_source
+
+
+class Retention:
+    """Chooses what of the backbone trains, and keeps what it knows as the configuration says.
+
+    State: the guard that the optimizer attaches to; VQA samples once co-training has begun.
+
+    Args:
+        config: Of the policy.
+        backbone: The one that trains; `requires_grad` of its parameters is set.
+        anchor: Of the pre-trained backbone, where the configuration needs one.
+        processor: The VLM's own.
+    """
+
+    def __init__(
+        self, config: AegisVLAConfig, backbone: Backbone, anchor: GaussianAnchor | None, processor: Any
+    ) -> None:
+        self._config = config
+        self._backbone = backbone
+        self._anchor = anchor
+        self._processor = processor
+        self._cotraining: CoTraining | None = None
+        learns = choose_trainable(
+            backbone,
+            knowledge=config.knowledge,
+            projection=config.projection,
+            tune_vision=config.tune_vision,
+            answers=config.cotraining_share > 0,
+            anchored=set() if anchor is None else set(anchor.weights),
+        )
+        self.protection: Protection | None = None
+        if config.knowledge == "aegis":
+            assert anchor is not None, "aegis builds its anchor on start"
+            self.protection = Protection(
+                learns, anchor, projection=config.projection, epsilon=config.epsilon, energy=config.energy
+            )
+        self._reference: Reference | None = None
+        if config.penalty_weight or config.projects_on_reference:
+            self._reference = make_reference(
+                config.reference,
+                backbone=backbone,
+                teacher=Teacher(config.backbone, revision=config.backbone_revision),
+                anchor=anchor,
+                processor=processor,
+                image_keys=list(config.image_features),
+                questions=config.reference_questions,
+            )
+
+    def distances(self, outputs: Mapping[str, Tensor], mask: Tensor, *, training: bool) -> Tensor | None:
+        """W2^2 to the anchor, (L,); with its graph where the reference goes through it; None without an anchor."""
+        if self._anchor is None:
+            return None
+        with torch.set_grad_enabled(training and self._reference is not None and self._config.reference == "moments"):
+            return anchor_distances(outputs, mask, self._anchor)
+
+    def leave_anchor_gradient(self, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
+        """The reference's gradient beside each protected parameter, where the projection wants one.
+
+        Args:
+            seen: The batch.
+            encode: Runs the backbone on a VLM's inputs.
+        """
+        if self.protection is None or not self.protection.needs_anchor_gradient:
+            return
+        assert self._reference is not None, "made with the protection"
+        few = seen.first(self._config.reference_samples)
+        if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
+            with watch_outputs(self._backbone.layers()) as outputs:
+                encode(dict(few.inputs))
+            few = few._replace(outputs=outputs)
+        self.protection.set_anchor_gradient(self._reference(few).sum())
+
+    def added_losses(self, seen: Seen, *, seed: int) -> dict[str, Tensor]:
+        """What is added to the action loss, by its name in the log: the weighted penalty, the loss of VQA samples.
+
+        Args:
+            seen: The batch.
+            seed: Of the VQA samples' order.
+        """
+        config = self._config
+        terms: dict[str, Tensor] = {}
+        if config.penalty_weight:
+            assert self._reference is not None, "made with the choice of what trains"
+            terms["penalty"] = config.penalty_weight * self._reference(seen.first(config.reference_samples)).sum()
+        if config.cotraining_share:
+            if self._cotraining is None:
+                source = load_vqa_source(config.anchor_source)
+                samples = source(count=config.cotraining_samples, seed=0, split="train")
+                self._cotraining = CoTraining(samples, self._processor, share=config.cotraining_share, seed=seed)
+            terms["vqa_loss"] = self._cotraining.loss(
+                self._backbone, step=seen.step, beside=len(seen.mask), device=seen.mask.device
+            )
+        return terms
