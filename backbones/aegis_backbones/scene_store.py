@@ -4,11 +4,13 @@ Legend: N scenes, M things at most (5, or 14 in crowded scenes).
 """
 
 import os
+import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +71,7 @@ def load_scenes(folder: Path, *, split: str, seed: int, count: int, workers: int
     missing = [i for i in shards if not _path(folder, split, seed, crowded, i).exists()]
     render = partial(_render_shard, folder, split, seed, crowded)
     if missing and workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             _exhaust(track(pool.map(render, missing), f"rendering {split} scenes", total=len(missing)))
     else:
         _exhaust(track(map(render, missing), f"rendering {split} scenes", total=len(missing), disable=not missing))
@@ -108,6 +110,18 @@ def _render_shard(folder: Path, split: str, seed: int, crowded: bool, shard: int
     with partial_file.open("wb") as file:
         np.savez(file, **scenes._asdict())
     partial_file.replace(target)
+
+
+def _end_with_parent() -> None:
+    """Run in a worker: if its parent is killed it would go on rendering, beside the run that goes on from there."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _exhaust(iterable: Iterable[object]) -> None:
