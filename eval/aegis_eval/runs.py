@@ -86,6 +86,7 @@ def run_settings(study: Study, run: Run, *, config_folder: Path) -> dict[str, An
             "probe_options": run.arm.probe_options,
             "train_config": yaml.safe_load((config_folder / "train" / study.train_config).read_text()),
             **shared_settings(study),
+            **({"anchor": asdict(trained.anchor)} if trained.anchor else {}),
             **pretrained_settings(study),
             "training": training,
             "rollouts": rollouts,

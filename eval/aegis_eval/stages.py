@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from aegis_eval.jobs import Job
 from aegis_eval.runs import PRETRAINED, Run, origin
-from aegis_eval.study import Options, Study
+from aegis_eval.study import Anchor, Options, Study
 from aegis_eval.success import EVAL_INFO, eval_command, lerobot_script
 from aegis_eval.training_log import RESUMED, read_progress
 
@@ -39,7 +39,7 @@ def shared_stages(study: Study, out: Path) -> list[Job]:
     """What all runs need: demonstrations and anchor, and the untouched backbone's answers."""
     stages = [_record(study, out)] if study.demonstrations is not None else []
     if study.anchor is not None:
-        stages.append(_build_anchor(study, out))
+        stages.append(_build_anchor(study, study.anchor, anchor_file(out), name="anchor"))
     probe = _probe(study, PRETRAINED, study.backbone, out / PRETRAINED, {}, title="questions to the untouched backbone")
     return [*stages, probe]
 
@@ -48,6 +48,9 @@ def run_stages(study: Study, run: Run, out: Path) -> list[Job]:
     """The stages of one run in their order, those that another arm's run has done already among them."""
     trained = origin(study, run)
     stages = [_train(study, trained, out)]
+    if trained.arm.anchor is not None:
+        file = _anchor_of(trained, out)
+        stages.insert(0, _build_anchor(study, trained.arm.anchor, file, name=f"anchor {trained.name}"))
     checkpoint = training_folder(trained, out)
     if run.arm.interpolate is not None:
         checkpoint = run.folder(out) / "interpolate" / "pretrained_model"
@@ -84,6 +87,11 @@ def probe_file(folder: Path) -> Path:
 def anchor_file(out: Path) -> Path:
     """The anchor that the trainings share."""
     return out / "anchor" / "anchor.safetensors"
+
+
+def _anchor_of(run: Run, out: Path) -> Path:
+    """The anchor of one run's training: its arm's own, or that which all share."""
+    return anchor_file(out if run.arm.anchor is None else run.folder(out))
 
 
 def dataset_folder(study: Study, out: Path) -> Path | None:
@@ -126,24 +134,23 @@ def _record_options(options: Mapping[str, Any]) -> list[str]:
     return as_options(plain) + (["--video"] if options.get("video") else [])
 
 
-def _build_anchor(study: Study, out: Path) -> Job:
-    assert study.anchor is not None
+def _build_anchor(study: Study, anchor: Anchor, file: Path, *, name: str) -> Job:
     command = [
         lerobot_script("aegis-anchor"),
         f"--backbone={study.backbone}",
-        f"--source={study.anchor.source}",
-        f"--count={study.anchor.count}",
-        f"--seed={study.anchor.seed}",
+        f"--source={anchor.source}",
+        f"--count={anchor.count}",
+        f"--seed={anchor.seed}",
         f"--device={study.device}",
-        f"--out={anchor_file(out)}",
+        f"--out={file}",
         "--overwrite",
     ]
     return Job(
-        name="anchor",
-        title=f"anchor from {study.anchor.count} VQA samples",
-        folder=out / "anchor",
+        name=name,
+        title=f"{name} from {anchor.count} VQA samples",
+        folder=file.parent,
         command=lambda: command,
-        expected_s=20 + 0.02 * study.anchor.count,
+        expected_s=20 + 0.02 * anchor.count,
     )
 
 
@@ -186,7 +193,7 @@ def _train_command(study: Study, run: Run, out: Path) -> list[str]:
         "policy.device": study.device,
         "policy.probe_freq": study.training.probe_freq,
         "policy.optimizer_lr": run.lr,
-        **({} if study.anchor is None else {"policy.anchor_path": str(anchor_file(out))}),
+        **({} if (run.arm.anchor or study.anchor) is None else {"policy.anchor_path": str(_anchor_of(run, out))}),
         **run.arm.options,
     }
     config = config_folder() / "train" / study.train_config

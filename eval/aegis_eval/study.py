@@ -111,6 +111,7 @@ class Arm:
         of: Arm whose trained runs this one takes, instead of training.
         interpolate: Share of the trained weights, for an arm `of` another: the rest is the pretrained backbone's.
         probe_options: Appended to `aegis-probe`.
+        anchor: Of this arm only, with the study's values where it gives none; None: the study's.
         learning_rates: Of this arm only; None: the study's.
         seeds: Of this arm only; None: the study's.
     """
@@ -122,6 +123,7 @@ class Arm:
     of: str | None = None
     interpolate: float | None = None
     probe_options: Options = field(default_factory=dict)
+    anchor: Anchor | None = None
     learning_rates: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
 
@@ -212,7 +214,8 @@ def make_study(content: Any, *, quick: bool = False) -> Study:
         content = _replaced(content, dict(mapping(shrunk, "quick")))
     refuse_unknown(content, [f.name for f in fields(Study)], "a study")
     require(content, ("title", "training", "rollouts", "arms", "learning_rates", "seeds"), "a study")
-    arms = _arms(content["arms"])
+    anchor = mapping(content.get("anchor") or {}, "anchor")
+    arms = _arms(content["arms"], anchor=anchor)
     made: dict[str, Any] = {
         **content,
         "summary": str(content.get("summary", "")).strip(),
@@ -223,8 +226,8 @@ def make_study(content: Any, *, quick: bool = False) -> Study:
         "learning_rates": positive_numbers(content["learning_rates"], "learning_rates"),
         "seeds": whole_numbers(content["seeds"], "seeds"),
     }
-    if "anchor" in content and content["anchor"] is not None:
-        made["anchor"] = section(Anchor, content["anchor"], "anchor")
+    if anchor:
+        made["anchor"] = section(Anchor, anchor, "anchor")
     if "dataset" in content:
         made["dataset"] = section(Dataset, content["dataset"], "dataset")
     if "demonstrations" in content:
@@ -254,7 +257,7 @@ def _replaced(content: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _arms(content: Any) -> tuple[Arm, ...]:
+def _arms(content: Any, *, anchor: Options) -> tuple[Arm, ...]:
     made = []
     for name, given in mapping(content, "arms").items():
         where = f"arms.{name}"
@@ -262,6 +265,9 @@ def _arms(content: Any) -> tuple[Arm, ...]:
         refuse_unknown(arm, [f.name for f in fields(Arm) if f.name != "name"], where)
         for key in ("options", "probe_options"):
             arm[key] = dict(mapping(arm.get(key) or {}, f"{where}.{key}"))
+        if arm.get("anchor") is not None:
+            own = mapping(arm["anchor"], f"{where}.anchor")
+            arm["anchor"] = section(Anchor, {**anchor, **own}, f"{where}.anchor")
         if arm.get("learning_rates") is not None:
             arm["learning_rates"] = positive_numbers(arm["learning_rates"], f"{where}.learning_rates")
         if arm.get("seeds") is not None:
@@ -302,6 +308,7 @@ def _check_study(study: Study) -> None:
         "rollouts.episodes": study.rollouts.episodes,
         "rollouts.environments": study.rollouts.environments,
         **({"anchor.count": study.anchor.count} if study.anchor else {}),
+        **{f"arms.{arm.name}.anchor.count": arm.anchor.count for arm in study.arms if arm.anchor},
     }
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -341,6 +348,8 @@ def _check_arm(study: Study, arm: Arm) -> None:
     origin = study.arm(arm.of)
     if origin.of is not None:
         raise ValueError(f"{where}.of must name an arm that is trained; {arm.of!r} is itself of {origin.of!r}.")
+    if arm.anchor is not None:
+        raise ValueError(f"{where} trains nothing, as it is of {arm.of!r}: leave `anchor` out, or `of`.")
     if arm.options:
         raise ValueError(f"{where} trains nothing, as it is of {arm.of!r}: leave `options` out, or `of`.")
     if arm.interpolate is None and not arm.probe_options:

@@ -82,6 +82,25 @@ def test_arms_differ_in_nothing_but_their_options_and_folder(study, tmp_path):
     assert '--peft.targets=["q", "k"]' in lora
 
 
+def test_an_arm_may_have_an_anchor_of_its_own_and_is_then_another_run(tmp_path):
+    arms = {
+        "shared": {"options": {"policy.knowledge": "aegis"}},
+        "small": {"options": {"policy.knowledge": "aegis"}, "anchor": {"count": 50}},
+        "same": {"options": {"policy.knowledge": "aegis"}, "anchor": {}},
+        "half": {"of": "small", "interpolate": 0.5},
+    }
+    study = make_study(study_content() | {"arms": arms})
+    for arm in ("small", "half"):
+        found = commands(study, run_of(study, arm), tmp_path)
+        assert "--count=50" in found["anchor"] and "--source=nano_scenes" in found["anchor"]
+        (built,) = (o.removeprefix("--out=") for o in found["anchor"] if o.startswith("--out="))
+        assert f"--policy.anchor_path={built}" in found["train"]
+        assert "small" in built
+        assert settings(study, run_of(study, arm))["anchor"]["count"] == 50
+    assert "anchor" not in commands(study, run_of(study, "shared"), tmp_path)
+    assert settings(study, run_of(study, "shared"))["anchor"] == settings(study, run_of(study, "same"))["anchor"]
+
+
 def test_runs_of_one_arm_differ_in_rate_seed_and_folder(study, tmp_path):
     one = commands(study, run_of(study, "naive", 3e-4, 1000), tmp_path)["train"]
     other = commands(study, run_of(study, "naive", 1e-3, 1001), tmp_path)["train"]

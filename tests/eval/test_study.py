@@ -84,6 +84,8 @@ def test_quick_replaces_what_it_names_and_keeps_the_rest():
         ({"arms": {"a": {"option": {"x": 1}}}}, r"option\. Known: label, note, options"),
         ({"arms": {"a": {}}}, "needs `options`"),
         ({"arms": {"a": {"options": {"x": 1}, "interpolate": 0.5}}}, "needs `of`"),
+        ({"arms": {"a": {"options": {"x": 1}, "anchor": {"count": 0}}}}, r"arms\.a\.anchor\.count must be"),
+        ({"arms": {"a": {"options": {"x": 1}, "anchor": {"size": 1}}}}, r"arms\.a\.anchor"),
         ({"arms": {"a": {"options": {"x": 1}, "seeds": [7]}}}, r"must be some of the study's \[1000"),
     ],
 )
@@ -100,6 +102,7 @@ def test_what_makes_no_study_is_refused_with_the_rule_and_the_value(sections, to
         ({"of": "naive", "interpolate": 1.5}, r"in \[0, 1\]; received 1.5"),
         ({"of": "naive", "interpolate": 0.5, "options": {"x": 1}}, "leave `options` out"),
         ({"of": "other", "interpolate": 0.5}, "itself of 'naive'"),
+        ({"of": "naive", "interpolate": 0.5, "anchor": {"count": 9}}, "leave `anchor` out"),
     ],
 )
 def test_an_arm_of_another_one_must_change_something_of_a_trained_one(arm, told):
