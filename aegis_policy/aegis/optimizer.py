@@ -1,4 +1,4 @@
-"""AdamW whose protected layers respect an anchor, in one of four ways.
+"""AdamW whose protected layers respect an anchor, in one of five ways.
 
 A parameter group with `"layer": name` is (a part of) one protected layer; all other groups get plain AdamW,
 bit for bit. Let `g` be a layer's gradient, `a` its anchor gradient (`param.anchor_grad`), and `D` the
@@ -12,9 +12,11 @@ displacement that AdamW makes, with everything in it:
     "update"     D <- -project_layer(-D, a)                 <D, a> <= 0: to first order the step that is taken
                                                             does not raise the anchor penalty
     "subspace"   D <- D P, each weight by its own P         D x = 0 for every anchor input x in the closed span
+    "subspace_gradient"  g <- g P, then AdamW               the same P too early: a step of Adam's is no multiple of
+                                                            its gradient and has left the open span again
 
 The displacement is measured (weights after minus weights before), so whatever AdamW does is inside the guard.
-That costs a copy of one layer's weights at a time, and in "subspace" one matrix product a weight. Adam's
+That costs a copy of one layer's weights at a time, and for a subspace one matrix product a weight. Adam's
 moments are those of the unprojected gradient in "update" and "subspace".
 
 Rounding: products and projections run in float32 or better; adding to the weight rounds to the weight's
@@ -36,7 +38,8 @@ from aegis_policy.aegis.projection import ProjectionReport, project_layer
 from aegis_policy.aegis.protected_group import check_protected, no_projector
 from aegis_policy.aegis.subspace import closed_share
 
-PROJECTIONS = ("gradient", "first_moment", "update", "subspace")
+SUBSPACES = ("subspace", "subspace_gradient")  # restricted by projectors; the others by an anchor gradient
+PROJECTIONS = ("gradient", "first_moment", "update", *SUBSPACES)
 
 
 class AegisAdamW(torch.optim.AdamW):
@@ -45,11 +48,11 @@ class AegisAdamW(torch.optim.AdamW):
     Group keys beyond AdamW's own (only `"layer"` stays in `state_dict`, which is therefore JSON-able but for
     the state's tensors):
         layer: Name of the protected layer. Groups of one name are one layer.
-        projectors: For "subspace": one `P` (in, in) a parameter, parallel to `params`; None only for frozen
+        projectors: For a subspace: one `P` (in, in) a parameter, parallel to `params`; None only for frozen
             parameters. A weight of more than two dimensions counts as (out, rest).
         guard: An object whose `attach(optimizer)` is called once, when the optimizer is ready.
 
-    In all but "subspace" the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
+    Without a subspace the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
     None. Its scale is free (loss scaling does not matter). A parameter whose `anchor_grad` is None does not
     influence the penalty and takes AdamW's own step; a layer that has none at all is an error. Where
     torch.distributed is initialised the anchor gradients are first averaged over all ranks, so that replicas
@@ -64,7 +67,7 @@ class AegisAdamW(torch.optim.AdamW):
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay; inside the guard in "update" and "subspace".
         amsgrad: As in `torch.optim.AdamW`.
-        projection: "gradient", "first_moment", "update" or "subspace".
+        projection: One of `PROJECTIONS`.
         maximize: As in `torch.optim.AdamW`; not for protected layers.
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
@@ -140,14 +143,14 @@ class AegisAdamW(torch.optim.AdamW):
 
         Raises:
             RuntimeError: Before anything has moved, if a protected layer has gradients and no anchor gradient
-                (all but "subspace") or a parameter without a projector ("subspace").
+                (without a subspace) or a parameter without a projector (with one).
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         layers = self._layers_with_gradients()
-        if self.projection == "subspace":
+        if self.projection in SUBSPACES:
             self._require_projectors(layers)
         else:
             self._require_anchor_gradients(layers)
@@ -156,6 +159,7 @@ class AegisAdamW(torch.optim.AdamW):
             "first_moment": self._first_moment_step,
             "update": self._update_step,
             "subspace": self._subspace_step,
+            "subspace_gradient": self._subspace_gradient_step,
         }
         self._layer_reports = {}
         for group in self.param_groups:
@@ -171,8 +175,8 @@ class AegisAdamW(torch.optim.AdamW):
 
         `energy_shed`: share of the squared norm that was removed; `projected_share`: share of layers from
         which anything was removed; `closed_share`: share of the input directions that are closed for good,
-        mean over weights (0 unless "subspace"); `cosine`: between task and anchor direction (absent in
-        "subspace"). Empty before the first step and without protected layers.
+        mean over weights (0 without a subspace); `cosine`: between task and anchor direction (absent
+        with one). Empty before the first step and without protected layers.
         """
         reports = list(self._layer_reports.values())
         if not reports:
@@ -250,17 +254,30 @@ class AegisAdamW(torch.optim.AdamW):
         before = [p.clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
             self._adamw(group)
-        acc = accumulation_dtype(params[0].device)
-        wanted = taken = torch.zeros((), dtype=acc, device=params[0].device)
-        with full_precision_matmul(params[0].device.type):
-            for p, b in zip(params, before, strict=True):
-                displacement = (_wide(p) - _wide(b)).flatten(1)  # (out, in)
-                allowed = displacement @ self._projector(p)  # (out, in)
-                p.copy_((_wide(b).flatten(1) + allowed).view(b.shape))
-                wanted = wanted + torch.linalg.vector_norm(displacement, dtype=acc).square()
-                taken = taken + torch.linalg.vector_norm(allowed, dtype=acc).square()
-        shed = torch.where(wanted > 0, 1 - taken / torch.where(wanted > 0, wanted, 1.0), 0.0).clamp(min=0)
-        return ProjectionReport(conflict=shed > 0, cosine=None, energy_shed=shed)
+        norms = []
+        for p, b in zip(params, before, strict=True):
+            allowed, squares = self._restrict(p, _wide(p) - _wide(b))
+            p.copy_(_wide(b) + allowed)
+            norms.append(squares)
+        return _shed(norms)
+
+    def _subspace_gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
+        norms = []
+        for p in _stepped(groups):
+            allowed, squares = self._restrict(p, _wide(p.grad))
+            p.grad.copy_(allowed)  # in place: DDP's gradients are views into its buckets
+            norms.append(squares)
+        for group in groups:
+            self._adamw(group)
+        return _shed(norms)
+
+    def _restrict(self, p: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
+        """A move of `p` times its projector, and the squared norms (2,) before and after."""
+        acc = accumulation_dtype(p.device)
+        with full_precision_matmul(p.device.type):
+            allowed = (move.flatten(1) @ self._projector(p)).view(move.shape)
+        squares = torch.stack([torch.linalg.vector_norm(x, dtype=acc).square() for x in (move, allowed)])
+        return allowed, squares
 
     def _adamw(self, group: dict[str, Any]) -> None:
         """torch's own AdamW on one group. `super().step()` would run all groups, and the user's step hooks twice."""
@@ -338,7 +355,7 @@ class AegisAdamW(torch.optim.AdamW):
         return moved
 
     def _keep_projectors(self, params: list[Tensor], projectors: list[Tensor | None] | None) -> None:
-        if self.projection != "subspace":
+        if self.projection not in SUBSPACES:
             return
         for p, projector in zip(params, projectors or [], strict=True):
             if projector is not None:
@@ -367,6 +384,13 @@ def _anchor_grad(p: Tensor) -> Tensor | None:
 
 def _wide(t: Tensor) -> Tensor:
     return t.to(at_least_float32(t.dtype))
+
+
+def _shed(norms: list[Tensor]) -> ProjectionReport:
+    """A layer's report, from its weights' squared norms (2,) before and after."""
+    wanted, taken = torch.stack(norms).sum(0)
+    shed = torch.where(wanted > 0, 1 - taken / torch.where(wanted > 0, wanted, 1.0), 0.0).clamp(min=0)
+    return ProjectionReport(conflict=shed > 0, cosine=None, energy_shed=shed)
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -29,12 +29,12 @@ def check_protected(group: dict[str, Any], projectors: list[Tensor | None] | Non
             'projection="first_moment" projects what enters the first moment, and with betas '
             f'{group["betas"]} there is none. Give a first beta above 0, or projection="update".'
         )
-    if projection != "subspace":
+    if not projection.startswith("subspace"):
         return
     params = group["params"]
     if projectors is None or len(projectors) != len(params):
         raise ValueError(
-            'Under projection="subspace" a protected group has "projectors" parallel to "params"; layer '
+            f'Under projection="{projection}" a protected group has "projectors" parallel to "params"; layer '
             f"{layer!r} has {len(params)} parameters and "
             f"{'no' if projectors is None else len(projectors)} projectors. Take them from "
             "GaussianAnchor.projectors()."
@@ -53,7 +53,7 @@ def check_protected(group: dict[str, Any], projectors: list[Tensor | None] | Non
 def no_projector(layer: str, p: Tensor) -> str:
     """The message about a parameter whose steps nothing restricts."""
     return (
-        'Under projection="subspace" every trained parameter of a protected layer has a projector; one of '
+        "Under a subspace projection every trained parameter of a protected layer has a projector; one of "
         f"shape {tuple(p.shape)} in layer {layer!r} has none (a norm, a bias, an embedding?). Freeze it "
         "(requires_grad_(False)) or leave it out of the protected group."
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegis_policy.aegis import AegisAdamW, GaussianAnchor
+from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor
 from aegis_policy.knowledge.trainable import layer_of
 
 
@@ -23,7 +23,7 @@ class Protection:
     Args:
         parameters: Qualified name -> parameter that learns.
         anchor: What must not be undone.
-        projection: `"subspace"`, `"gradient"`, `"first_moment"` or `"update"`.
+        projection: One of `PROJECTIONS`.
         epsilon: As in `subspace_projector`.
         energy: As in `subspace_projector`.
     """
@@ -47,12 +47,12 @@ class Protection:
     @property
     def needs_anchor_gradient(self) -> bool:
         """Whether each step wants the gradient of the distance to the reference."""
-        return self.projection != "subspace"
+        return self.projection not in SUBSPACES
 
     def groups(self, **options: Any) -> list[dict[str, Any]]:
         """One parameter group a protected layer, for `AegisAdamW`; `options` such as `lr` go into each."""
         projectors: Mapping[str, Tensor] = {}
-        if self.projection == "subspace":
+        if self.projection in SUBSPACES:
             projectors = self.anchor.projectors(epsilon=self.epsilon, energy=self.energy)
         layers: dict[str, list[str]] = {}
         for name in self.parameters:
@@ -60,7 +60,7 @@ class Protection:
         groups = []
         for layer, names in layers.items():
             group = {"layer": layer, "params": [self.parameters[n] for n in names], "guard": self, **options}
-            if self.projection == "subspace":
+            if self.projection in SUBSPACES:
                 group["projectors"] = [projectors[n] for n in names]
             groups.append(group)
         return groups

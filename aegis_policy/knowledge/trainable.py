@@ -3,7 +3,7 @@
     none, stop_gradient     all of it (under stop_gradient no action gradient arrives there)
     frozen                  nothing
     aegis, gradient/update  all of it, each transformer layer and each remaining module a protected layer
-    aegis, subspace         linear maps whose inputs the anchor knows; norms, biases, embeddings and convolutions are
+    aegis, a subspace       linear maps whose inputs the anchor knows; norms, biases, embeddings and convolutions are
                             no such maps, so they stay as they are
 
 `tune_vision=False` leaves only the language model of each row. An output head that is no embedding learns where answers
@@ -15,6 +15,7 @@ from collections.abc import Collection
 
 from torch import nn
 
+from aegis_policy.aegis import SUBSPACES
 from aegis_policy.network.backbone import Backbone
 
 _NUMBERED = re.compile(r"^(.*?\.\d+)\.")
@@ -46,7 +47,7 @@ def choose_trainable(
     embeddings = {id(p) for p in backbone.vlm.get_input_embeddings().parameters()}
     reached = head is None or (answers and knowledge != "aegis")
     unused = set() if reached else {id(p) for p in head.parameters()} - embeddings  # a tied head is the embedding
-    subspace = knowledge == "aegis" and projection == "subspace"
+    subspace = knowledge == "aegis" and projection in SUBSPACES
     chosen = {}
     for name, parameter in backbone.vlm.named_parameters():
         learns = (

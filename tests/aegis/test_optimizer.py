@@ -145,8 +145,10 @@ def test_steps_agree_with_an_independent_float64_reference(projection: str) -> N
             reference.step(g, first=-halfspace(-g, a))
         elif projection == "update":
             reference.step(g, partial(halfspace, anchor=a))
-        else:
+        elif projection == "subspace":
             reference.step(g, lambda d: (d.reshape(-1, 3) @ projector.numpy()).reshape(-1))
+        else:
+            reference.step((g.reshape(-1, 3) @ projector.numpy()).reshape(-1))
         # Six steps of float64 arithmetic.
         np.testing.assert_allclose(vector(params), reference.w, rtol=0, atol=1e-13)
 
@@ -237,6 +239,20 @@ def test_no_anchor_input_in_the_closed_span_ever_sees_the_weight_move(
     a_step = torch.finfo(dtype).eps / 2 * largest + width * wide * 10 * LR
     assert ((closed @ moved.T).abs() <= steps * a_step * closed.abs().sum(1, keepdim=True)).all()
     assert moved.norm() > 0.1 * LR * steps**0.5  # and it did move, in the open directions
+
+
+def test_restricting_the_gradient_alone_lets_adam_leave_the_open_span() -> None:
+    # By hand: the input x = (1, 2) is closed, so the gradient becomes a multiple of (2, -1); Adam's first step is minus
+    # its sign, (-1, 1), and moves the response to x by 1.
+    x = torch.tensor([1.0, 2.0])
+    p = nn.Parameter(torch.zeros(1, 2))
+    group = {"params": [p], "layer": "l", "projectors": [subspace_projector(torch.outer(x, x), energy=1.0)]}
+    optimizer = AegisAdamW([group], lr=1.0, weight_decay=0.0, projection="subspace_gradient")
+    p.grad = torch.tensor([[3.0, 1.0]])
+    optimizer.step()
+    torch.testing.assert_close(p.grad @ x, torch.zeros(1))
+    torch.testing.assert_close(p.detach() @ x, torch.ones(1))
+    assert optimizer.last_report["energy_shed"] == pytest.approx(0.5)  # of (3, 1), whose square is 10, 5 lie along x
 
 
 def test_a_projector_of_zero_freezes_and_of_one_is_adamw() -> None:
