@@ -6,7 +6,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-from aegis_policy.aegis import PROJECTIONS
+from aegis_policy.aegis import PROJECTIONS, SUBSPACES
 from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
 from aegis_policy.network.flow import SAMPLERS
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
@@ -59,7 +59,8 @@ class AegisVLAConfig(PreTrainedConfig):
     knowledge: str = "aegis"
     # What AEGIS projects: "subspace" keeps each weight's step off the directions that the anchor's inputs use;
     # "gradient" is arXiv 2604.16067 to the letter; "update" the same on the step that Adam really takes;
-    # "first_moment" lets the projected gradient into Adam's first moment only (arXiv 2604.22407).
+    # "first_moment" lets the projected gradient into Adam's first moment only (arXiv 2604.22407); "subspace_gradient"
+    # keeps the gradient, not the step, off those directions.
     projection: str = "subspace"
     # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1].
     energy: float | None = 0.99
@@ -74,6 +75,8 @@ class AegisVLAConfig(PreTrainedConfig):
     reference: str = "moments"
     # ... and what this weight adds to the loss, under any projection and under knowledge=none. 0: nothing is added.
     penalty_weight: float = 0.0
+    # Adapts that weight while training, so that the reference's distance stays below this bound. None: it is fixed.
+    penalty_bound: float | None = None
     # Samples of the batch that the reference looks at, its cost; 0: all.
     reference_samples: int = 0
     # What reference "answers" asks about the robot's images.
@@ -142,7 +145,7 @@ class AegisVLAConfig(PreTrainedConfig):
     @property
     def projects_on_reference(self) -> bool:
         """Whether each step's projection wants the reference's gradient."""
-        return self.knowledge == "aegis" and self.projection != "subspace"
+        return self.knowledge == "aegis" and self.projection not in SUBSPACES
 
     def _check_reference(self) -> None:
         _one_of("reference", self.reference, REFERENCES)
@@ -162,6 +165,11 @@ class AegisVLAConfig(PreTrainedConfig):
             )
         if self.reference == "answers" and not self.reference_questions:
             raise ValueError("reference=answers asks reference_questions: give at least one.")
+        if self.penalty_bound is not None and not (self.penalty_bound > 0 and self.penalty_weight):
+            raise ValueError(
+                f"penalty_bound={self.penalty_bound} bounds the distance that penalty_weight={self.penalty_weight} "
+                "holds back: both must be positive. penalty_weight is where the weight begins, for example 1."
+            )
         if self.loss_temperature is not None and self.loss_temperature <= 0:
             raise ValueError(f"loss_temperature must be positive, or null: got {self.loss_temperature}.")
         if not 0 <= self.cotraining_share < 1:

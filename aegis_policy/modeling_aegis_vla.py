@@ -21,6 +21,7 @@ from torch import Tensor
 from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
@@ -42,8 +43,8 @@ _SPEC = "anchor_spec"
 class AegisVLAPolicy(PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
-    State beside the weights: the anchor, the number of training steps and the seed of their noise (all in the
-    checkpoint), the queue of actions still to be carried out, and the monitor's last scores.
+    State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
+    adaptive penalty (all in the checkpoint); the queue of actions still to be carried out; the monitor's last scores.
     """
 
     config_class = AegisVLAConfig
@@ -64,6 +65,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("noise_seed", torch.randint(2**31, ()))
+        self.penalty_controller = PenaltyController(config.penalty_bound) if config.penalty_bound else None
         self.anchor: GaussianAnchor | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
@@ -147,12 +149,16 @@ class AegisVLAPolicy(PreTrainedPolicy):
 
     def _metrics(self, losses: Tensor, distances: Tensor | None, added: Mapping[str, Tensor]) -> dict[str, float]:
         values = [losses.detach().float().mean(), *[term.detach().float() for term in added.values()]]
+        names = [*added]
+        if self.penalty_controller is not None:
+            values.append(self.penalty_controller.log_scale.exp())
+            names.append("penalty_scale")
         if distances is not None:
             values += [distances.detach().sum(), *distances.detach()]
         mean, *numbers = torch.stack(values).tolist()  # one synchronisation a step
-        metrics = {"flow_loss": mean, **dict(zip(added, numbers, strict=False))}
+        metrics = {"flow_loss": mean, **dict(zip(names, numbers, strict=False))}
         if distances is not None:
-            total, *self._layer_distances = numbers[len(added) :]
+            total, *self._layer_distances = numbers[len(names) :]
             metrics["anchor_distance"] = total
             metrics |= {f"anchor_distance_{i:02d}": d for i, d in enumerate(self._layer_distances)}
         if self._protection is not None:
@@ -274,7 +280,9 @@ class AegisVLAPolicy(PreTrainedPolicy):
             self.register_buffer(_SPEC, torch.frombuffer(bytearray(spec), dtype=torch.uint8))
 
     def _choose_trainable(self) -> None:
-        self._retention = Retention(self.config, self.backbone, self.anchor, self.vlm.processor)
+        self._retention = Retention(
+            self.config, self.backbone, self.anchor, self.vlm.processor, self.penalty_controller
+        )
 
     @property
     def _protection(self) -> Protection | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.cotraining import CoTraining
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
 from aegis_policy.knowledge.protection import Protection
@@ -33,15 +34,22 @@ class Retention:
         backbone: The one that trains; `requires_grad` of its parameters is set.
         anchor: Of the pre-trained backbone, where the configuration needs one.
         processor: The VLM's own.
+        controller: Adapts the weight of the penalty; None where it is fixed.
     """
 
     def __init__(
-        self, config: AegisVLAConfig, backbone: Backbone, anchor: GaussianAnchor | None, processor: Any
+        self,
+        config: AegisVLAConfig,
+        backbone: Backbone,
+        anchor: GaussianAnchor | None,
+        processor: Any,
+        controller: PenaltyController | None = None,
     ) -> None:
         self._config = config
         self._backbone = backbone
         self._anchor = anchor
         self._processor = processor
+        self._controller = controller
         self._cotraining: CoTraining | None = None
         learns = choose_trainable(
             backbone,
@@ -104,7 +112,9 @@ class Retention:
         terms: dict[str, Tensor] = {}
         if config.penalty_weight:
             assert self._reference is not None, "made with the choice of what trains"
-            terms["penalty"] = config.penalty_weight * self._reference(seen.first(config.reference_samples)).sum()
+            distance = self._reference(seen.first(config.reference_samples)).sum()
+            scale = 1.0 if self._controller is None else self._controller(distance)
+            terms["penalty"] = config.penalty_weight * scale * distance
         if config.cotraining_share:
             if self._cotraining is None:
                 source = load_vqa_source(config.anchor_source)
