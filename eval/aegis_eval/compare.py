@@ -14,14 +14,18 @@ from rich.console import Console
 
 from aegis_envs import choose_gl_backend
 from aegis_eval.display import Display, duration
+from aegis_eval.embed import check_document, embed_tables
 from aegis_eval.execution import Place, pending_stages, read_pretrained, read_results, share_stages
 from aegis_eval.facts import Origin
 from aegis_eval.folder_lock import alone_in
 from aegis_eval.jobs import JobFailed, available_cores
+from aegis_eval.notes import interval_note
+from aegis_eval.results import compare_results
 from aegis_eval.runs import plan_runs
 from aegis_eval.stages import config_folder
 from aegis_eval.study import Study, read_study
 from aegis_eval.submission import EXECUTORS, Failure, execute
+from aegis_eval.tables import short_cells, terminal
 
 MANY_JOBS = 64  # at once on a cluster, unless told otherwise
 FOR_PEOPLE: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -33,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(given)
     console = Console(soft_wrap=True)
 
+    def name() -> str:
+        return str(arguments.study.stem) + ("-quick" if arguments.quick else "")
+
     def prepare() -> Place:
         study = read_study(arguments.study, quick=arguments.quick)
-        name = arguments.study.stem + ("-quick" if arguments.quick else "")
-        out = arguments.out or Path("outputs/compare") / name
+        out = arguments.out or Path("outputs/compare") / name()
         return make_place(
             study,
             out=out,
@@ -56,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             only=_names(arguments.only),
             seeds=[int(seed) for seed in _names(arguments.seeds)],
             report_only=arguments.report_only,
+            into=[(document, name()) for document in arguments.into],
         ),
         console=console,
     )
@@ -110,6 +117,7 @@ def compare(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     report_only: bool = False,
+    into: Sequence[tuple[Path, str]] = (),
 ) -> int:
     """Run what has no result yet and write the report; returns the exit status.
 
@@ -120,15 +128,18 @@ def compare(
         only: Arms to run; empty for all.
         seeds: Training seeds to run; empty for all.
         report_only: Whether to run nothing.
+        into: Documents whose tables are made anew, and the study's name in them.
 
     Raises:
         JobFailed: If a command that all runs need fails.
         ValueError: If results or folders hold the work of other settings.
     """
+    for document, name in into:
+        check_document(document.read_text(encoding="utf-8"), name)
     planned = plan_runs(place.study)
     wanted = plan_runs(place.study, only=only, seeds=seeds)
     if report_only:
-        _report(place, source=source, console=console)
+        _report(place, source=source, console=console, into=into)
         return 0
     with alone_in(place.out):
         results = read_results(place, planned)
@@ -140,7 +151,7 @@ def compare(
             share_stages(place, data=bool(pending), on_tick=display.tick)
             failures = execute(place, pending, on_tick=display.tick, on_end=lambda run: display.run_done(run.name))
         if len(failures) < len(pending) or results:
-            _report(place, source=source, console=console)
+            _report(place, source=source, console=console, into=into)
     for failure in failures:
         _tell(failure, source, console)
     return 1 if failures else 0
@@ -169,11 +180,8 @@ def guarded(program: str, work: Any, *, console: Console) -> int:
     return status
 
 
-def _report(place: Place, *, source: Origin, console: Console) -> None:
-    from aegis_eval.page import interval_note  # matplotlib: only once there is something to draw
-    from aegis_eval.report import write_reports
-    from aegis_eval.results import compare_results
-    from aegis_eval.tables import short_cells, terminal
+def _report(place: Place, *, source: Origin, console: Console, into: Sequence[tuple[Path, str]]) -> None:
+    from aegis_eval.report import write_reports  # matplotlib: only once there is something to draw
 
     planned = plan_runs(place.study)
     results = read_results(place, planned)
@@ -182,6 +190,9 @@ def _report(place: Place, *, source: Origin, console: Console) -> None:
     console.print("Writing the report ...", **FOR_PEOPLE)
     comparison = compare_results(place.study, list(results.values()), read_pretrained(place), planned=len(planned))
     page = write_reports(comparison, source, place.out)
+    for document, name in into:
+        filled = embed_tables(document.read_text(encoding="utf-8"), name, comparison)
+        document.write_text(filled, encoding="utf-8")
     console.print(terminal(short_cells(comparison), title=place.study.title))
     console.print(f"{interval_note(comparison)} {place.study.rollouts.chance_note}", **FOR_PEOPLE)
     if comparison.done < comparison.planned:
@@ -244,6 +255,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="ARM,ARM", help="run these arms only")
     parser.add_argument("--seeds", metavar="SEED,SEED", help="run these training seeds only")
     parser.add_argument("--quick", action="store_true", help="shrink the study as its section `quick:` says")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DOCUMENT",
+        help="also make this study's tables in a Markdown document anew, as docs/evidence.md; may be given again",
+    )
     parser.add_argument("--report-only", action="store_true", help="run nothing: tables and page from what is there")
     return parser
 

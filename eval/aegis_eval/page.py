@@ -5,10 +5,11 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from aegis_eval.bootstrap import REPLICATES, Estimate
+from aegis_eval.bootstrap import Estimate
 from aegis_eval.facts import Origin, facts, shown_commands
 from aegis_eval.figure_style import ARMS, Plot
 from aegis_eval.films import chosen_films, film_html
+from aegis_eval.notes import difference_note, interval_note
 from aegis_eval.plots import inner_plots, pooled_vqa_over_steps, tradeoffs
 from aegis_eval.probes import find_probe
 from aegis_eval.results import Comparison, Row
@@ -131,38 +132,6 @@ def _summary(comparison: Comparison) -> str:
     return "".join(parts_)
 
 
-def interval_note(comparison: Comparison) -> str:
-    """What the intervals are and what they cover, in words."""
-    same = "Every arm meets the same questions and the same initial states."
-    if len(comparison.seeds) <= 1:
-        return (
-            "Square brackets hold 95 % intervals: Wilson’s for rates, and for retention a bootstrap over questions. "
-            "They cover the choice of questions and of initial states, not that of the training seed: there is one "
-            f"seed an arm. {same}"
-        )
-    return (
-        f"A value is the mean over training seeds; round brackets hold every seed’s own ({_listed(comparison.seeds)}), "
-        f"square brackets a 95 % interval: a bootstrap of {REPLICATES:,} replicates that redraws seeds, and questions "
-        "within their families (initial states within their tasks) for all seeds at once. A row with one seed, or "
-        "without any variance, has Wilson’s interval. A bootstrap of few seeds is rather too narrow. Retention is "
-        f"accuracy over that of the untouched backbone on the same questions. {same}"
-    )
-
-
-def difference_note(comparison: Comparison) -> str:
-    """How differences are paired, in words."""
-    method = (
-        "Newcombe’s 95 % interval for paired rates"
-        if len(comparison.seeds) <= 1
-        else "the same two-level bootstrap of the paired differences (Newcombe’s interval for a single seed)"
-    )
-    base = comparison.study.arm(comparison.study.baseline).label
-    return (
-        f"Percentage points over {base} at the same learning rate. The same questions, initial states and training "
-        f"seeds make pairs: {method}."
-    )
-
-
 def _families(comparison: Comparison) -> str:
     blocks = []
     for probe in probes_of(comparison):
@@ -274,10 +243,6 @@ def _share(found: Estimate) -> str:
 
 def _range(found: Estimate) -> str:
     return f"{100 * found.low:.0f}–{100 * found.high:.0f} %"
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(str(seed) for seed in seeds)
 
 
 def _colour(comparison: Comparison, row: Row) -> str:

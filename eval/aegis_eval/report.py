@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from aegis_eval.facts import Origin
-from aegis_eval.page import difference_note, interval_note, render_page
+from aegis_eval.notes import difference_note, interval_note
+from aegis_eval.page import render_page
 from aegis_eval.probes import find_probe
 from aegis_eval.results import Comparison
 from aegis_eval.tables import (

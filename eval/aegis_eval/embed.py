@@ -1,0 +1,109 @@
+"""Tables of a comparison inside a document, made anew from its results.
+
+A document says which table it wants where, in a comment that Markdown does not show:
+
+    <!-- nano: success, of naive energy99 -->
+    ... replaced by the table ...
+    <!-- end -->
+
+`nano` is the study's file without `.yaml`; without `of` the table has every arm that has run. `aegis-compare --into`
+fills in those of its own study and leaves the others alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from aegis_eval.notes import difference_note, interval_note
+from aegis_eval.results import Comparison
+from aegis_eval.tables import (
+    UNTOUCHED,
+    Cells,
+    difference_cells,
+    family_cells,
+    markdown,
+    probes_of,
+    summary_cells,
+    task_cells,
+)
+
+_BLOCK = re.compile(
+    r"(?P<open><!-- (?P<study>[\w-]+): (?P<table>[\w ]+?)(?:, of (?P<arms>[\w ]+))? -->\n).*?(?P<close><!-- end -->)",
+    re.DOTALL,
+)
+
+
+def check_document(text: str, study: str) -> None:
+    """Refuses a document that has no place for a table of the study.
+
+    Raises:
+        ValueError: With the two lines to write into it.
+    """
+    if not any(block["study"] == study for block in _BLOCK.finditer(text)):
+        raise ValueError(
+            f"The document has no place for a table of {study}. Write two lines where it is to stand: "
+            f"`<!-- {study}: success -->` and `<!-- end -->`."
+        )
+
+
+def embed_tables(text: str, study: str, comparison: Comparison) -> str:
+    """The document with every block of the study filled in.
+
+    Args:
+        text: The document.
+        study: The study's name, as its blocks call it.
+        comparison: What was found.
+
+    Raises:
+        ValueError: If a block asks for a table or an arm that there is not, or the document has no block of the study.
+    """
+    check_document(text, study)
+
+    def fill(block: re.Match[str]) -> str:
+        if block["study"] != study:
+            return block[0]
+        return block["open"] + _table(block["table"].strip(), block["arms"], comparison) + block["close"]
+
+    return _BLOCK.sub(fill, text)
+
+
+def _table(name: str, arms: str | None, comparison: Comparison) -> str:
+    if arms is not None:
+        chosen = [comparison.study.arm(arm) for arm in arms.split()]
+        comparison = replace(comparison, rows=[row for row in comparison.rows if row.arm in chosen])
+    made = _tables(comparison)
+    if name not in made:
+        raise ValueError(f"There is no table {name!r}. Tables: {', '.join(made)}.")
+    return made[name](comparison)
+
+
+def _tables(comparison: Comparison) -> Mapping[str, Callable[[Comparison], str]]:
+    made: dict[str, Callable[[Comparison], str]] = {
+        "knowledge": lambda c: markdown(_columns(summary_cells(c), "VQA", "retention", "worst")),
+        "success": lambda c: markdown(_trained(_columns(summary_cells(c), "success"))),
+        "cost": lambda c: markdown(_trained(_columns(summary_cells(c), "action", "ms", "step time", "memory"))),
+        "tasks": lambda c: markdown(task_cells(c)),
+        "differences": lambda c: markdown(difference_cells(c)),
+        "note": lambda c: f"{interval_note(c)} {c.study.rollouts.chance_note}\n",
+        "difference note": lambda c: f"{difference_note(c)}\n",
+    }
+    for probe in probes_of(comparison):
+        made[f"families {probe}"] = partial(_families, probe=probe, retention=False)
+        made[f"retention {probe}"] = partial(_families, probe=probe, retention=True)
+    return made
+
+
+def _families(comparison: Comparison, *, probe: str, retention: bool) -> str:
+    return markdown(family_cells(comparison, probe, retention=retention))
+
+
+def _trained(cells: Cells) -> Cells:
+    """Without the row of the untouched backbone, which neither acts nor costs anything."""
+    return [row for row in cells if row[0] != UNTOUCHED]
+
+
+def _columns(cells: Cells, *beginnings: str) -> Cells:
+    """The first column, and those whose heading begins with one of the words."""
+    kept = [place for place, heading in enumerate(cells[0]) if place == 0 or heading.startswith(beginnings)]
+    return [[row[place] for place in kept] for row in cells]

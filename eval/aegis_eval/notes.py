@@ -1,0 +1,42 @@
+"""What the intervals and the pairs of a comparison are, in words."""
+
+from collections.abc import Sequence
+
+from aegis_eval.bootstrap import REPLICATES
+from aegis_eval.results import Comparison
+
+
+def interval_note(comparison: Comparison) -> str:
+    """What the intervals are and what they cover, in words."""
+    same = "Every arm meets the same questions and the same initial states."
+    if len(comparison.seeds) <= 1:
+        return (
+            "Square brackets hold 95 % intervals: Wilson’s for rates, and for retention a bootstrap over questions. "
+            "They cover the choice of questions and of initial states, not that of the training seed: there is one "
+            f"seed an arm. {same}"
+        )
+    return (
+        f"A value is the mean over training seeds; round brackets hold every seed’s own ({_listed(comparison.seeds)}), "
+        f"square brackets a 95 % interval: a bootstrap of {REPLICATES:,} replicates that redraws seeds, and questions "
+        "within their families (initial states within their tasks) for all seeds at once. A row with one seed, or "
+        "without any variance, has Wilson’s interval. A bootstrap of few seeds is rather too narrow. Retention is "
+        f"accuracy over that of the untouched backbone on the same questions. {same}"
+    )
+
+
+def difference_note(comparison: Comparison) -> str:
+    """How differences are paired, in words."""
+    method = (
+        "Newcombe’s 95 % interval for paired rates"
+        if len(comparison.seeds) <= 1
+        else "the same two-level bootstrap of the paired differences (Newcombe’s interval for a single seed)"
+    )
+    base = comparison.study.arm(comparison.study.baseline).label
+    return (
+        f"Percentage points over {base} at the same learning rate. The same questions, initial states and training "
+        f"seeds make pairs: {method}."
+    )
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(str(seed) for seed in seeds)
