@@ -70,8 +70,8 @@ class AegisVLAConfig(PreTrainedConfig):
     tune_vision: bool = True
 
     # What else counts as knowledge (aegis_policy/knowledge/reference.py): "moments" of the anchor, "relative_moments",
-    # "batch_moments", "features" or "answers" of the frozen backbone on the robot's images, pre-trained "weights". Its
-    # gradient is what "gradient", "first_moment" and "update" project on ...
+    # "batch_moments", "kind_moments", "features" or "answers" of the frozen backbone on the robot's images, pre-trained
+    # "weights". Its gradient is what "gradient", "first_moment" and "update" project on ...
     reference: str = "moments"
     # ... and what this weight adds to the loss, under any projection and under knowledge=none. 0: nothing is added.
     penalty_weight: float = 0.0

@@ -6,6 +6,7 @@ The use that is made of that gradient is decided elsewhere: projected on (`prote
     moments            squared Wasserstein-2 to the anchor, a layer (arXiv 2604.16067)
     relative_moments   the same over the anchor's own size, so that no layer with large activations owns the sum
     batch_moments      the same to the frozen backbone's moments on this very batch
+    kind_moments       that for image tokens and for the other tokens apart
     features           the frozen backbone's hidden states on this batch, layer by layer
     answers            its answers to generic questions about the batch's images (learning without forgetting)
     weights            the pre-trained weights (L2-SP, arXiv 1802.01483)
@@ -16,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-REFERENCES = ("moments", "relative_moments", "batch_moments", "features", "answers", "weights")
+REFERENCES = ("moments", "relative_moments", "batch_moments", "kind_moments", "features", "answers", "weights")
 ANCHORED = ("moments", "relative_moments")  # those that compare with the anchor
 
 

@@ -147,6 +147,11 @@ class Backbone(nn.Module):
             if isinstance(module, nn.Linear) and module is not head
         }
 
+    @property
+    def image_token(self) -> int:
+        """Id of the tokens in whose places the features of images stand."""
+        return int(self.vlm.config.image_token_id)
+
     def is_language(self, name: str) -> bool:
         """Whether a qualified name belongs to the language model (else: vision tower, projector)."""
         return name.startswith(self.decoder_name + ".")

@@ -85,6 +85,7 @@ def _tables(comparison: Comparison) -> Mapping[str, Callable[[Comparison], str]]
         "cost": lambda c: markdown(_trained(_columns(summary_cells(c), "action", "ms", "step time", "memory"))),
         "tasks": lambda c: markdown(task_cells(c)),
         "differences": lambda c: markdown(difference_cells(c)),
+        "progress": _progress,
         "note": lambda c: f"{interval_note(c)} {c.study.rollouts.chance_note}\n",
         "difference note": lambda c: f"{difference_note(c)}\n",
     }
@@ -92,6 +93,11 @@ def _tables(comparison: Comparison) -> Mapping[str, Callable[[Comparison], str]]
         made[f"families {probe}"] = partial(_families, probe=probe, retention=False)
         made[f"retention {probe}"] = partial(_families, probe=probe, retention=True)
     return made
+
+
+def _progress(comparison: Comparison) -> str:
+    done, planned = comparison.done, comparison.planned
+    return f"{'All' if done == planned else f'{done} of'} {planned} runs have ended.\n"
 
 
 def _families(comparison: Comparison, *, probe: str, retention: bool) -> str:

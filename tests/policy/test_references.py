@@ -9,7 +9,7 @@ from aegis_policy.modeling_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, train
 from tests.policy.tiny_backbones import FAMILIES
 
-OF_THE_TEACHER = ("batch_moments", "features", "answers", "weights")  # zero for the untouched backbone
+OF_THE_TEACHER = ("batch_moments", "kind_moments", "features", "answers", "weights")  # zero for the untouched backbone
 
 
 def see(policy, batch) -> Seen:
@@ -110,6 +110,29 @@ def test_the_projection_reads_the_reference(make_policy, projection):
     weight = policy.backbone.vlm.get_parameter(name)
     expected = torch.autograd.grad(policy._retention._reference(see(policy, batch).first(2)).sum(), weight)[0]
     torch.testing.assert_close(weight.anchor_grad, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_kinds_of_tokens_are_compared_apart(make_policy):
+    """What image tokens gain and the others lose cancels in the moments of all, not in those of each kind."""
+    policy = penalised(make_policy, "kind_moments")
+    seen = see(policy, make_batch(policy))
+    of_images = seen.inputs["input_ids"] == policy.backbone.image_token
+    assert of_images.any() and (seen.mask & ~of_images).any()
+    shift = torch.where(of_images, 1 / of_images.sum(), -1 / (seen.mask & ~of_images).sum()).unsqueeze(-1)
+    shifted = seen._replace(outputs={name: output + 10 * shift for name, output in seen.outputs.items()})
+    apart = policy._retention._reference(shifted)
+    together = penalised(make_policy, "batch_moments")._retention._reference(shifted)
+    assert len(apart) == 2 * len(together)
+
+    def of_means(share):  # the squared shift of the mean, in each of the D channels
+        width = next(iter(seen.outputs.values())).shape[-1]
+        return width * (10 * share) ** 2
+
+    text = (seen.mask & ~of_images).sum()
+    for distance in apart[: len(together)]:
+        assert distance.item() == pytest.approx(of_means(1 / of_images.sum().item()), rel=1e-3)
+    for distance in apart[len(together) :]:
+        assert distance.item() == pytest.approx(of_means(1 / text.item()), rel=1e-3)
 
 
 def test_the_teacher_is_no_part_of_the_policy(make_policy):

@@ -37,8 +37,8 @@ def make_reference(
     if name in ANCHORED:
         assert anchor is not None, "the policy builds its anchor on start"
         return AnchorMoments(anchor, relative=name == "relative_moments")
-    if name == "batch_moments":
-        return BatchMoments(teacher)
+    if name in ("batch_moments", "kind_moments"):
+        return BatchMoments(teacher, image_token=backbone.image_token if name == "kind_moments" else None)
     if name == "features":
         return Features(teacher)
     if name == "weights":

@@ -34,17 +34,29 @@ class AnchorMoments:
 class BatchMoments:
     """Squared Wasserstein-2 to the frozen backbone's moments on the same samples, so that the gap between VQA pictures
     and the robot's is no distance.
+
+    Args:
+        teacher: The frozen backbone.
+        image_token: Id of the tokens that stand for images, to compare them and the others apart; None: all together.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher, *, image_token: int | None = None) -> None:
         self._teacher = teacher
+        self._image_token = image_token
 
     def __call__(self, seen: Seen) -> Tensor:
-        """(L,)."""
+        """(L,), or (2 L,) for two kinds of tokens."""
         before = self._teacher.outputs(seen.inputs)
         return torch.stack(
             [
-                wasserstein2(*masked_moments(output, seen.mask), *masked_moments(before[name], seen.mask))
+                wasserstein2(*masked_moments(output, kind), *masked_moments(before[name], kind))
+                for kind in self._kinds(seen)
                 for name, output in seen.outputs.items()
             ]
         )
+
+    def _kinds(self, seen: Seen) -> list[Tensor]:
+        if self._image_token is None:
+            return [seen.mask]
+        of_images = seen.inputs["input_ids"] == self._image_token
+        return [seen.mask & of_images, seen.mask & ~of_images]
