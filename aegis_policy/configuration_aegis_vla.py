@@ -79,6 +79,8 @@ class AegisVLAConfig(PreTrainedConfig):
     penalty_bound: float | None = None
     # Samples of the batch that the reference looks at, its cost; 0: all.
     reference_samples: int = 0
+    # Steps between two looks at it where its gradient is projected on; the gradient is kept in between.
+    reference_every: int = 1
     # What reference "answers" asks about the robot's images.
     reference_questions: tuple[str, ...] = GENERIC_QUESTIONS
     # Samples weigh exp(-loss / temperature): those that ask for large changes count less (ConSFT). None: all the same.
@@ -128,6 +130,7 @@ class AegisVLAConfig(PreTrainedConfig):
             "optimizer_lr",
             "anchor_samples",
             "cotraining_samples",
+            "reference_every",
             "probe_count",
         ):
             if getattr(self, name) <= 0:
@@ -162,6 +165,12 @@ class AegisVLAConfig(PreTrainedConfig):
                 f"Nothing would use reference={self.reference}: knowledge={self.knowledge} with "
                 f"projection={self.projection} does not project on it and penalty_weight is 0. Give a penalty_weight, "
                 "or projection=gradient, first_moment or update."
+            )
+        if self.reference_every != 1 and not self.projects_on_reference:
+            raise ValueError(
+                f"reference_every={self.reference_every} keeps the reference's gradient between steps, and "
+                f"knowledge={self.knowledge} with projection={self.projection} does not project on it. Leave it at 1, "
+                "or use projection=gradient, first_moment or update."
             )
         if self.reference == "answers" and not self.reference_questions:
             raise ValueError("reference=answers asks reference_questions: give at least one.")

@@ -18,7 +18,7 @@ from aegis_policy.knowledge.trainable import layer_of
 class Protection:
     """The protected layers of one backbone, and the optimizer that keeps them.
 
-    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`.
+    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`, and the last anchor gradient.
 
     Args:
         parameters: Qualified name -> parameter that learns.
@@ -43,6 +43,7 @@ class Protection:
         self.epsilon = epsilon
         self.energy = energy
         self.optimizer: AegisAdamW | None = None
+        self._last: dict[nn.Parameter, Tensor | None] = {}
 
     @property
     def needs_anchor_gradient(self) -> bool:
@@ -90,8 +91,14 @@ class Protection:
         """
         parameters = list(self.parameters.values())
         gradients = torch.autograd.grad(distance, parameters, retain_graph=True, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        self._last = dict(zip(parameters, gradients, strict=True))
+        self.keep_anchor_gradient()
+
+    def keep_anchor_gradient(self) -> bool:
+        """The last anchor gradient once more into `.anchor_grad`; False if there is none yet."""
+        for parameter, gradient in self._last.items():
             parameter.anchor_grad = gradient  # type: ignore[attr-defined]
+        return bool(self._last)
 
     def report(self) -> dict[str, float]:
         """Energy shed, share of layers projected, share of directions closed in the last step; empty before it."""

@@ -87,6 +87,9 @@ class Retention:
     def leave_anchor_gradient(self, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
         """The reference's gradient beside each protected parameter, where the projection wants one.
 
+        Between the steps at which the reference is looked at, that of the last look; the first step after a restart
+        always looks.
+
         Args:
             seen: The batch.
             encode: Runs the backbone on a VLM's inputs.
@@ -94,6 +97,8 @@ class Retention:
         if self.protection is None or not self.protection.needs_anchor_gradient:
             return
         assert self._reference is not None, "made with the protection"
+        if seen.step % self._config.reference_every and self.protection.keep_anchor_gradient():
+            return
         few = seen.first(self._config.reference_samples)
         if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
             with watch_outputs(self._backbone.layers()) as outputs:

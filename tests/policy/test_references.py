@@ -112,6 +112,26 @@ def test_the_projection_reads_the_reference(make_policy, projection):
     torch.testing.assert_close(weight.anchor_grad, expected, rtol=1e-3, atol=1e-7)
 
 
+def test_between_two_looks_the_gradient_of_the_last_one_is_kept(make_policy):
+    policy = make_policy(projection="update", reference="features", reference_every=3).train()
+    disturb(policy)
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    weight = policy.backbone.vlm.get_parameter("model.language_model.layers.1.mlp.down_proj.weight")
+    found = []
+    for step in range(4):
+        loss, _ = policy.forward(make_batch(policy, seed=step))
+        found.append(weight.anchor_grad.clone())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        policy.update()
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[3])
+    policy._protection._last.clear()  # as after a restart, at step 4
+    policy.forward(make_batch(policy, seed=4))
+    assert not torch.equal(found[3], weight.anchor_grad)
+
+
 def test_kinds_of_tokens_are_compared_apart(make_policy):
     """What image tokens gain and the others lose cancels in the moments of all, not in those of each kind."""
     policy = penalised(make_policy, "kind_moments")
@@ -148,6 +168,8 @@ def test_the_teacher_is_no_part_of_the_policy(make_policy):
     ("options", "told"),
     [
         ({"reference": "features"}, "penalty_weight"),
+        ({"reference_every": 4}, "does not project"),
+        ({"projection": "update", "reference_every": 0}, "reference_every must be positive"),
         ({"reference": "smell"}, "moments"),
         ({"penalty_weight": -1.0}, "negative"),
         ({"knowledge": "frozen", "penalty_weight": 1.0}, "frozen"),
