@@ -246,4 +246,4 @@ def _range(found: Estimate) -> str:
 
 
 def _colour(comparison: Comparison, row: Row) -> str:
-    return f"--arm:var(--arm-{comparison.study.arms.index(row.arm) % len(ARMS)})"
+    return f"--arm:var(--arm-{comparison.place(row) % len(ARMS)})"

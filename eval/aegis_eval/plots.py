@@ -114,7 +114,7 @@ def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
                 figure,
                 axes,
                 [
-                    (knows.value, acts.value, row.arm.label, arm_colour(comparison.study.arms.index(row.arm)))
+                    (knows.value, acts.value, row.arm.label, arm_colour(comparison.place(row)))
                     for row, knows, acts in shown
                     if row.lr == lr
                 ],
@@ -179,7 +179,7 @@ def _draw_front(axes: Axes, front: Sequence[tuple[float, float]]) -> None:
 
 
 def _cross(axes: Axes, comparison: Comparison, row: Row, knows: Estimate, acts: Estimate) -> None:
-    place = comparison.study.arms.index(row.arm)
+    place = comparison.place(row)
     axes.errorbar(
         [knows.value],
         [acts.value],
@@ -237,7 +237,7 @@ def pooled_vqa_over_steps(comparison: Comparison) -> Plot | None:
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.subplots()
         for row, curve in curves:
-            marker = arm_marker(comparison.study.arms.index(row.arm))
+            marker = arm_marker(comparison.place(row))
             axes.plot(curve.steps, curve.values, color=_colour(comparison, row), marker=marker)
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -366,7 +366,7 @@ def _panel_title(axes: Axes, comparison: Comparison, row: Row) -> None:
 
 
 def _colour(comparison: Comparison, row: Row) -> str:
-    return arm_colour(comparison.study.arms.index(row.arm))
+    return arm_colour(comparison.place(row))
 
 
 def _of_seeds(comparison: Comparison) -> str:

@@ -78,6 +78,10 @@ class Comparison:
         """Every result of a trained or derived run."""
         return [run for row in self.rows for run in row.runs.values()]
 
+    def place(self, row: Row) -> int:
+        """Number of the row's arm among those that have a run: what its colour and marker go by."""
+        return list(dict.fromkeys(one.arm.name for one in self.rows)).index(row.arm.name)
+
     @property
     def learning_rates(self) -> list[float]:
         """Those with a row, ascending."""
