@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,8 +119,7 @@ def run_alone(arm: str, options: argparse.Namespace) -> None:
     if options.device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+        print(_peak_resident() / 2**20)
 
 
 def main() -> None:
@@ -177,6 +177,15 @@ def _title(options: argparse.Namespace) -> str:
         f"{options.backbone}, batch {options.batch}, chunk {options.chunk}, {options.dtype}, {options.device}, "
         f"{torch.get_num_threads()} threads, median of {options.rounds} rounds"
     )
+
+
+def _peak_resident() -> int:
+    """Bytes of this process at its peak; Linux's `ru_maxrss` would count what the parent held when it forked."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 
 def _synchronise() -> None:
