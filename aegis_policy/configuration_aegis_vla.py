@@ -1,6 +1,7 @@
 """Configuration of `aegis_vla`: what the policy is, what it must not forget, how it is trained."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
@@ -10,9 +11,12 @@ from aegis_policy.aegis import PROJECTIONS, SUBSPACES
 from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
 from aegis_policy.network.flow import SAMPLERS
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
+from aegis_policy.pretrained.take_over import take_over
 
 KNOWLEDGE = ("aegis", "none", "stop_gradient", "frozen")
 DTYPES = ("float32", "bfloat16")
+TIME_CONDITIONINGS = ("concat", "adaptive_norm")
+PROMPT_FORMS = ("processor", "pi0", "pi05")
 GENERIC_QUESTIONS = (
     "What is in the picture?",
     "How many objects are there?",
@@ -40,6 +44,15 @@ class AegisVLAConfig(PreTrainedConfig):
     backbone: str = "nano"
     # Commit, tag or branch of a hub id.
     backbone_revision: str | None = None
+    # Start from another policy: folder or hub id of a LeRobot checkpoint of type pi0 or pi05. Its VLM and its expert
+    # are loaded and what its configuration decides is taken over; `backbone` then only names the VLM's processor, by
+    # default the one whose tokenizer the checkpoint uses.
+    init_from: str | None = None
+    # Commit, tag or branch of a hub id.
+    init_from_revision: str | None = None
+    # The VLM's transformers configuration where it is not `backbone`'s: filled in by init_from, so that what is saved
+    # rebuilds without it.
+    backbone_config: dict[str, Any] | None = None
     # "float32", or "bfloat16" for autocast around float32 weights.
     dtype: str = "float32"
 
@@ -48,6 +61,18 @@ class AegisVLAConfig(PreTrainedConfig):
     n_action_steps: int = 8
     # Width of the action expert over that of the language model.
     expert_width_ratio: float = 0.75
+    # Its width, and the width inside its MLPs, in their own numbers; None: by the ratio.
+    expert_hidden_size: int | None = None
+    expert_intermediate_size: int | None = None
+    # How the expert hears of flow time: "concat" beside each action (pi0), "adaptive_norm" in its norms (pi0.5).
+    time_conditioning: str = "concat"
+    # Actions are padded with zeros to this size; None: not at all.
+    padded_action_size: int | None = None
+    # What the VLM reads: "processor" is its own processor's form; "pi0" has padded images and ends the instruction with
+    # a newline; "pi05" has the state, in 256 steps, as text of the prompt.
+    prompt_form: str = "processor"
+    # Longest text of the last two, in tokens.
+    prompt_max_tokens: int = 48
     # Times at which the flow is evaluated for one chunk, and by which integrator.
     num_inference_steps: int = 10
     sampler: str = "euler"
@@ -115,6 +140,10 @@ class AegisVLAConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.init_from and self.backbone_config is None:  # else a policy has been built from it already
+            take_over(self)
+        _one_of("time_conditioning", self.time_conditioning, TIME_CONDITIONINGS)
+        _one_of("prompt_form", self.prompt_form, PROMPT_FORMS)
         _one_of("knowledge", self.knowledge, KNOWLEDGE)
         _one_of("projection", self.projection, PROJECTIONS)
         _one_of("sampler", self.sampler, SAMPLERS)
@@ -127,18 +156,34 @@ class AegisVLAConfig(PreTrainedConfig):
         for name in (
             "num_inference_steps",
             "expert_width_ratio",
+            "expert_hidden_size",
+            "expert_intermediate_size",
+            "padded_action_size",
+            "prompt_max_tokens",
             "optimizer_lr",
             "anchor_samples",
             "cotraining_samples",
             "reference_every",
             "probe_count",
         ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive: got {getattr(self, name)}.")
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} must be positive: got {value}.")
         if self.probe_freq < 0:
             raise ValueError(f"probe_freq must be a number of steps, or 0 for never: got {self.probe_freq}.")
         self._check_subspace()
         self._check_reference()
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of an action that the expert handles, padding included."""
+        assert self.action_feature is not None, "features have been validated"
+        return self.padded_action_size or self.action_feature.shape[0]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the expert's state token; 0 where it has none."""
+        feature = self.robot_state_feature
+        return 0 if feature is None or self.prompt_form == "pi05" else feature.shape[0]
 
     @property
     def needs_anchor(self) -> bool:
@@ -214,6 +259,16 @@ class AegisVLAConfig(PreTrainedConfig):
         if self.action_feature is None:
             raise ValueError(
                 f"aegis_vla needs an `action` feature; the data offers {sorted(self.output_features or {})}."
+            )
+        if self.action_size < self.action_feature.shape[0]:
+            raise ValueError(
+                f"Actions are padded to padded_action_size={self.padded_action_size} and must not be larger; those of "
+                f"the data have {self.action_feature.shape[0]} numbers. Start from a policy made for as many."
+            )
+        if self.prompt_form != "processor" and self.robot_state_feature is None:
+            raise ValueError(
+                f"A policy of prompt_form={self.prompt_form} reads the robot's state; the data offer "
+                f"{sorted(self.input_features or {})}. Record observation.state, or start without init_from."
             )
         sizes = {key: f.shape for key, f in self.image_features.items() if f.type is FeatureType.VISUAL}
         if any(len(shape) != 3 for shape in sizes.values()):

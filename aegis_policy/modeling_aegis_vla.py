@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lerobot.policies import PreTrainedPolicy
 from lerobot.policies.common.flow_matching import sample_noise
+from lerobot.policies.common.vla_utils import pad_vector
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
@@ -28,10 +29,12 @@ from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
 from aegis_policy.monitor import Monitor, load_monitor
-from aegis_policy.network.backbone import Backbone, Prefix
-from aegis_policy.network.expert import ActionExpert, masked_mse
+from aegis_policy.network.backbone import Prefix
+from aegis_policy.network.expert import masked_mse
 from aegis_policy.network.flow import integrate, interpolate, sample_time
 from aegis_policy.network.prompt import load_processor
+from aegis_policy.pretrained.start import load_backbone, make_expert
+from aegis_policy.pretrained.take_over import order_cameras
 from aegis_policy.processor_aegis_vla import VLM_INPUT
 from aegis_policy.vqa import load_vqa_source
 
@@ -51,17 +54,13 @@ class AegisVLAPolicy(PreTrainedPolicy):
     name = "aegis_vla"
 
     def __init__(self, config: AegisVLAConfig, *, from_checkpoint: bool = False, **_: Any):
-        """Builds the policy; the backbone's weights come from `config.backbone` unless a checkpoint brings them."""
+        """Builds the policy; weights come from `init_from` or `backbone` unless a checkpoint brings them."""
         super().__init__(config)
         config.validate_features()
-        self.backbone = Backbone.load(config.backbone, revision=config.backbone_revision, weights=not from_checkpoint)
-        state = config.robot_state_feature
-        self.expert = ActionExpert(
-            self.backbone,
-            action_size=config.action_feature.shape[0],
-            state_size=state.shape[0] if state else 0,
-            width_ratio=config.expert_width_ratio,
-        )
+        if config.init_from and not from_checkpoint:
+            order_cameras(config)
+        self.backbone = load_backbone(config, weights=not from_checkpoint)
+        self.expert = make_expert(config, self.backbone, weights=not from_checkpoint)
         self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("noise_seed", torch.randint(2**31, ()))
@@ -92,7 +91,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         Args:
             batch: From the policy's preprocessor; `action` (B, H, A) and, where chunks reach past an episode's end,
                 `action_is_pad` (B, H).
-            noise: (B, H, A), drawn if None.
+            noise: (B, H, A), or as wide as actions are padded; drawn if None.
             time: (B,), drawn if None.
             reduction: `"mean"`, or `"none"` for a loss a sample (B,).
 
@@ -107,7 +106,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
             self._protection.require_attached()
         if training and self.config.probe_freq and not self._scores:
             self.probe()  # where the curve begins, and where a resumed one goes on
-        action = batch[ACTION]
+        size = batch[ACTION].shape[-1]
+        action = pad_vector(batch[ACTION], self.config.action_size)
         if noise is None or time is None:
             drawn_noise, drawn_time = self._draw(action)
             noise, time = drawn_noise if noise is None else noise, drawn_time if time is None else time
@@ -117,7 +117,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
             prefix = self._encode(inputs)
         distances = self._retention.distances(outputs, prefix.mask, training=training)
         velocity = self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
-        losses = masked_mse(velocity, target, is_pad=batch.get("action_is_pad"))  # (B,)
+        losses = masked_mse(velocity[..., :size], target[..., :size], is_pad=batch.get("action_is_pad"))  # (B,)
         added: dict[str, Tensor] = {}
         if training:
             seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps), distances)
@@ -225,12 +225,12 @@ class AegisVLAPolicy(PreTrainedPolicy):
 
         Args:
             batch: One observation a sample, from the policy's preprocessor.
-            noise: (B, H, A), drawn if None.
+            noise: (B, H, A), or as wide as actions are padded; drawn if None.
             **rtc: `inference_delay`, `prev_chunk_left_over`, `execution_horizon` of LeRobot's real-time chunking.
         """
         self.eval()
         prefix = self._encode(vlm_inputs(batch))
-        size = (len(prefix.mask), self.config.chunk_size, self.config.action_feature.shape[0])
+        size = (len(prefix.mask), self.config.chunk_size, self.config.action_size)
         noise = sample_noise(size, prefix.mask.device) if noise is None else noise
         if self.config.sampler == "euler":
             rtc |= {"rtc_processor": self.rtc_processor, "rtc_enabled": self._rtc_enabled}
@@ -238,7 +238,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         def velocity(noisy: Tensor, time: Tensor) -> Tensor:
             return self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
 
-        return integrate(velocity, noise, steps=self.config.num_inference_steps, sampler=self.config.sampler, **rtc)
+        chunk = integrate(velocity, noise, steps=self.config.num_inference_steps, sampler=self.config.sampler, **rtc)
+        return chunk[..., : self.config.action_feature.shape[0]]
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None, **_: Any) -> Tensor:
@@ -263,7 +264,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
     def _find_anchor(self) -> GaussianAnchor | None:
         """The configured anchor, the shipped one, or one built now if this training needs it."""
         config = self.config
-        path = config.anchor_path or shipped_anchor(config.backbone)
+        # The anchor beside `backbone` is not that of a VLM that comes out of another policy.
+        path = config.anchor_path or (None if config.init_from else shipped_anchor(config.backbone))
         if path:
             return load_anchor(path, self.backbone)
         if not config.needs_anchor:

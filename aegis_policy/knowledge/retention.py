@@ -21,6 +21,7 @@ from aegis_policy.knowledge.references import make_reference
 from aegis_policy.knowledge.teacher import Teacher
 from aegis_policy.knowledge.trainable import choose_trainable
 from aegis_policy.network.backbone import Backbone, Prefix
+from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import load_vqa_source
 
 
@@ -70,7 +71,7 @@ class Retention:
             self._reference = make_reference(
                 config.reference,
                 backbone=backbone,
-                teacher=Teacher(config.backbone, revision=config.backbone_revision),
+                teacher=Teacher(lambda: load_backbone(config)),
                 anchor=anchor,
                 processor=processor,
                 image_keys=list(config.image_features),

@@ -4,7 +4,7 @@ It is no part of the policy: nothing of it is trained or saved, a resumed run lo
 came. References that compare with "what the model would have said before" share it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,19 +17,17 @@ class Teacher:
     """A frozen backbone. State: the model, loaded when it is first asked and then kept on the inputs' device.
 
     Args:
-        name: As `Backbone.load` takes it.
-        revision: Commit, tag or branch of a hub id.
+        load: Builds it with the weights that it had before training.
     """
 
-    def __init__(self, name: str, *, revision: str | None = None) -> None:
-        self._name = name
-        self._revision = revision
+    def __init__(self, load: Callable[[], Backbone]) -> None:
+        self._load = load
         self._backbone: Backbone | None = None
 
     def backbone(self, device: torch.device) -> Backbone:
         """The model itself, in evaluation mode."""
         if self._backbone is None:
-            self._backbone = Backbone.load(self._name, revision=self._revision).requires_grad_(False).eval()
+            self._backbone = self._load().requires_grad_(False).eval()
         return self._backbone.to(device)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ of its tokens begin.
 Legend: `B` batch, `T` prefix tokens, `L` language layers, `H` key/value heads, `d` head size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -117,6 +118,16 @@ class Backbone(nn.Module):
                 f"Cannot load backbone {name!r}: it must be {NANO!r}, a folder with config.json and safetensors, or a "
                 f"hub id of an image-text-to-text model (with network access). Underlying error: {error}"
             ) from error
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> "Backbone":
+        """Builds the VLM that a transformers configuration describes, with random weights in float32.
+
+        Args:
+            config: As `config.json` of a transformers folder has it.
+        """
+        built = AutoConfig.for_model(**config)
+        return cls(AutoModelForImageTextToText.from_config(built, dtype=torch.float32))
 
     @property
     def text_config(self) -> Any:

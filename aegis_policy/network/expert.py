@@ -28,19 +28,38 @@ class ActionExpert(nn.Module):
         backbone: The VLM whose cache is read; only its configuration and decoder class are used.
         action_size: `A`.
         state_size: `S`, 0 for none.
-        width_ratio: `W` over the language model's width.
+        width_ratio: `W` over the language model's width, and so for the width inside its MLPs.
+        hidden_size: `W` itself, in place of the ratio.
+        intermediate_size: The width inside its MLPs, in place of the ratio.
     """
 
-    def __init__(self, backbone: Backbone, *, action_size: int, state_size: int, width_ratio: float):
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        action_size: int,
+        state_size: int,
+        width_ratio: float,
+        hidden_size: int | None = None,
+        intermediate_size: int | None = None,
+    ):
         super().__init__()
         config = narrow_config(backbone.text_config, width_ratio=width_ratio)
+        config.hidden_size = hidden_size or config.hidden_size
+        config.intermediate_size = intermediate_size or config.intermediate_size
         width = config.hidden_size
-        self.decoder: Any = type(backbone.decoder)(config)
+        self.decoder: Any = self._make_decoder(backbone, config)
         self.decoder.embed_tokens = None  # its inputs are embeddings of state and actions, never tokens
         self.state_in = nn.Linear(state_size, width) if state_size else None
         self.action_in = nn.Linear(action_size, width)
-        self.time_mlp = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_mlp = self._make_time_mlp(width)
         self.action_out = nn.Linear(width, action_size)
+
+    def _make_decoder(self, backbone: Backbone, config: Any) -> Any:
+        return type(backbone.decoder)(config)
+
+    def _make_time_mlp(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, noisy_actions: Tensor, time: Tensor, *, state: Tensor | None, prefix: Prefix) -> Tensor:
         """Velocity at `noisy_actions`.
@@ -54,7 +73,7 @@ class ActionExpert(nn.Module):
         Returns:
             (B, H, A), d(action)/d(time).
         """
-        tokens = self._embed(noisy_actions, time, state)  # (B, [1 +] H, W)
+        tokens, condition = self._embed(noisy_actions, time, state)  # (B, [1 +] H, W)
         offset = torch.arange(tokens.shape[1], device=tokens.device)
         hidden = self.decoder(
             inputs_embeds=tokens,
@@ -62,15 +81,25 @@ class ActionExpert(nn.Module):
             position_ids=prefix.next_position[:, None] + offset,
             past_key_values=prefix.cache(),
             use_cache=True,
+            **condition,
         ).last_hidden_state
         return self.action_out(hidden[:, -noisy_actions.shape[1] :])
 
-    def _embed(self, noisy_actions: Tensor, time: Tensor, state: Tensor | None) -> Tensor:
+    def _embed(self, noisy_actions: Tensor, time: Tensor, state: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens, and what else the decoder is told."""
         actions = self.action_in(noisy_actions)  # (B, H, W)
-        clock = create_sinusoidal_pos_embedding(time, actions.shape[-1], MIN_PERIOD, MAX_PERIOD, device=time.device).to(
+        clock = self._clock(time, actions)
+        tokens = self.time_mlp(torch.cat([actions, clock[:, None].expand_as(actions)], dim=-1))
+        return self._after_state(state, tokens), {}
+
+    def _clock(self, time: Tensor, actions: Tensor) -> Tensor:
+        """Sines and cosines of `time`, (B, W)."""
+        width = actions.shape[-1]
+        return create_sinusoidal_pos_embedding(time, width, MIN_PERIOD, MAX_PERIOD, device=time.device).to(
             actions.dtype
         )
-        tokens = self.time_mlp(torch.cat([actions, clock[:, None].expand_as(actions)], dim=-1))
+
+    def _after_state(self, state: Tensor | None, tokens: Tensor) -> Tensor:
         if self.state_in is None:
             return tokens
         assert state is not None, "a policy with a state feature is given a state"

@@ -18,6 +18,8 @@ from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, H, A), t (B,)) -> dx/dt (B, H, A)
 
+# Training times are scale * Beta(alpha, beta) + offset.
+TIME_LAW = {"alpha": 1.5, "beta": 1.0, "scale": 0.999, "offset": 0.001}
 SCHEDULERS: dict[str, Any] = {
     "diffusers_euler": FlowMatchEulerDiscreteScheduler,
     "heun": FlowMatchHeunDiscreteScheduler,
@@ -27,7 +29,7 @@ SAMPLERS = ("euler", *SCHEDULERS)
 
 def sample_time(batch: int, device: torch.device | str) -> Tensor:
     """Training times (B,), from the global random generator."""
-    return sample_time_beta(batch, device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
+    return sample_time_beta(batch, device, **TIME_LAW)
 
 
 def interpolate(action: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

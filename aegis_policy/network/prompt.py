@@ -2,7 +2,7 @@
 
 A processor with a chat template gets one user turn (images, then text); one without (PaliGemma) gets its image
 tokens and the bare text. Policy, anchor and probes all come through here, so that the model is trained, anchored and
-asked in one and the same form.
+asked in one and the same form. Only what a policy was trained with elsewhere has a form of its own: `encode_padded`.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from lerobot.policies.common.vla_utils import resize_with_pad_torch
 from torch import Tensor
 from transformers import AutoProcessor
 
@@ -64,6 +65,44 @@ def encode_prompts(
     processor.tokenizer.padding_side = padding_side
     inputs = processor(text=prompts, images=[list(one) for one in images], padding=True, return_tensors="pt")
     return {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor) and k != "labels"}
+
+
+def encode_padded(
+    processor: Any, images: Sequence[Tensor], texts: Sequence[str], *, max_tokens: int
+) -> dict[str, Tensor]:
+    """The same for one of openpi's policies: images keep their proportions on black, the text is taken as it comes.
+
+    Args:
+        processor: From `load_processor`, of a PaliGemma.
+        images: One tensor a camera, (B, [1,] 3, height, width), uint8 or float in [0, 1].
+        texts: B texts.
+        max_tokens: Longer texts are cut, the first token (`<bos>`) counted.
+    """
+    size = processor.image_processor.size
+    views = [resize_with_pad_torch(_to_float(one), size["height"], size["width"]) * 2 - 1 for one in images]
+    text = processor.tokenizer(
+        [processor.tokenizer.bos_token + one for one in texts],
+        add_special_tokens=False,
+        padding=True,
+        padding_side="right",
+        truncation=True,
+        max_length=max_tokens,
+        return_tensors="pt",
+    )
+    places = (len(texts), len(views) * processor.image_seq_length)
+    ids = torch.cat([torch.full(places, processor.image_token_id), text["input_ids"]], dim=1)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat([torch.ones(places, dtype=torch.long), text["attention_mask"]], dim=1),
+        "token_type_ids": torch.zeros_like(ids),  # all of it is prefix: everything sees everything
+        "pixel_values": torch.stack(views, dim=1).flatten(0, 1),  # (B * cameras, 3, height, width)
+    }
+
+
+def _to_float(image: Tensor) -> Tensor:
+    if image.ndim == 5:
+        image = image[:, -1]
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def to_uint8(image: Tensor) -> Tensor:

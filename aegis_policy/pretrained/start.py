@@ -1,0 +1,148 @@
+"""The networks as a policy's training begins: the VLM of `backbone` or out of `init_from`, the expert new or loaded."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aegis_policy.network.adaptive_expert import AdaptiveNormExpert
+from aegis_policy.network.backbone import Backbone
+from aegis_policy.network.expert import ActionExpert
+from aegis_policy.network.prompt import load_processor
+from aegis_policy.pretrained.checkpoint import Checkpoint, Weights
+from aegis_policy.pretrained.families import Family, family_of
+from aegis_policy.pretrained.take_over import checkpoint_of
+
+if TYPE_CHECKING:
+    from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+
+EXPERTS = {"concat": ActionExpert, "adaptive_norm": AdaptiveNormExpert}
+_HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+
+
+def load_backbone(config: "AegisVLAConfig", *, weights: bool = True) -> Backbone:
+    """The VLM before this policy has trained it.
+
+    Args:
+        config: Of the policy. `backbone_config` is filled in where the VLM comes out of `init_from`, so that what is
+            saved rebuilds without that checkpoint.
+        weights: Whether to load its weights; without them the caller loads a checkpoint afterwards.
+    """
+    if config.init_from is None:
+        return Backbone.load(config.backbone, revision=config.backbone_revision, weights=weights)
+    if config.backbone_config is None:
+        config.backbone_config = _describe_vlm(config)
+    backbone = Backbone.build(config.backbone_config)
+    if weights:
+        checkpoint = checkpoint_of(config)
+        with checkpoint.weights() as stored:
+            _copy(backbone.vlm, stored, checkpoint, lambda name: _vlm_name(family_of(checkpoint), name, stored))
+    return backbone
+
+
+def make_expert(config: "AegisVLAConfig", backbone: Backbone, *, weights: bool = True) -> ActionExpert:
+    """The action expert before this policy has trained it: that of `init_from`, or a new one.
+
+    Args:
+        config: Of the policy.
+        backbone: What the expert reads.
+        weights: Whether to load those of `init_from`; without them the caller loads a checkpoint afterwards.
+    """
+    expert = EXPERTS[config.time_conditioning](
+        backbone,
+        action_size=config.action_size,
+        state_size=config.state_size,
+        width_ratio=config.expert_width_ratio,
+        hidden_size=config.expert_hidden_size,
+        intermediate_size=config.expert_intermediate_size,
+    )
+    if config.init_from is not None and weights:
+        _load_expert(expert, config)
+    return expert
+
+
+def _load_expert(expert: nn.Module, config: "AegisVLAConfig") -> None:
+    checkpoint = checkpoint_of(config)
+    names = family_of(checkpoint).expert_names()
+
+    def stored_name(name: str) -> str:
+        return next((theirs + name.removeprefix(ours) for ours, theirs in names.items() if name.startswith(ours)), name)
+
+    with checkpoint.weights() as stored:
+        _copy(expert, stored, checkpoint, stored_name, narrowed=("state_in.weight",))
+
+
+def _describe_vlm(config: "AegisVLAConfig") -> dict[str, Any]:
+    """The transformers configuration of the VLM inside the checkpoint, as JSON keeps it."""
+    checkpoint = checkpoint_of(config)
+    family = family_of(checkpoint)
+    vlm = family.vlm_config(checkpoint.config())
+    processor = load_processor(config.backbone, revision=config.backbone_revision)
+    _check_processor(processor, vlm, backbone=config.backbone)
+    vlm.image_token_id = processor.image_token_id
+    with checkpoint.weights() as stored:
+        vlm.tie_word_embeddings = _is_tied(family, stored)
+    return json.loads(vlm.to_json_string(use_diff=False))
+
+
+def _is_tied(family: Family, stored: Weights) -> bool:
+    """Whether the head is the embedding: LeRobot's network has two tensors, of which fine-tuning moves one."""
+    head, embedding = family.vlm_names() + _HEAD, family.vlm_names() + _EMBEDDING
+    return not (head in stored and embedding in stored) or torch.equal(stored[head], stored[embedding])
+
+
+def _vlm_name(family: Family, name: str, stored: Weights) -> str:
+    """Of two tensors that are one, the checkpoint may hold either."""
+    other = {_HEAD: _EMBEDDING, _EMBEDDING: _HEAD}.get(name, name)
+    return family.vlm_names() + (name if family.vlm_names() + name in stored else other)
+
+
+def _check_processor(processor: Any, vlm: Any, *, backbone: str) -> None:
+    size = vlm.vision_config.image_size
+    tokens = (size // vlm.vision_config.patch_size) ** 2
+    own = processor.image_processor.size
+    if (own["height"], own["width"]) != (size, size) or processor.image_seq_length != tokens:
+        raise ValueError(
+            f"The checkpoint's VLM reads images of {size} x {size} as {tokens} tokens; the processor of {backbone!r} "
+            f"makes {own['height']} x {own['width']} and {processor.image_seq_length} tokens of them. Name a processor "
+            "that fits with --policy.backbone (the PaliGemma of that resolution)."
+        )
+
+
+@torch.no_grad()
+def _copy(
+    module: nn.Module,
+    stored: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    stored_name: Callable[[str], str],
+    *,
+    narrowed: tuple[str, ...] = (),
+) -> None:
+    """Copies each tensor of `module` from the checkpoint, in the module's dtype.
+
+    Args:
+        module: What is filled.
+        stored: The checkpoint's tensors.
+        checkpoint: For errors.
+        stored_name: Our name -> the checkpoint's.
+        narrowed: Our names of weights that may have fewer inputs: those that the checkpoint pads with zeros.
+    """
+    for name, tensor in module.state_dict().items():
+        theirs = stored_name(name)
+        if theirs not in stored:
+            raise ValueError(
+                f"{checkpoint.path} lacks {theirs}, which belongs to every checkpoint of its type; it has "
+                f"{len(stored)} tensors. Take one that LeRobot {checkpoint.policy_type} itself saved or loads."
+            )
+        value = stored[theirs]
+        if name in narrowed and value.shape[1] >= tensor.shape[1]:
+            value = value[:, : tensor.shape[1]]
+        if value.shape != tensor.shape:
+            raise ValueError(
+                f"{theirs} of {checkpoint.path} has shape {tuple(value.shape)}, this policy needs "
+                f"{tuple(tensor.shape)}: state and action must not be larger than the checkpoint's max_state_dim and "
+                "max_action_dim, and its configuration must be the one that it was trained with."
+            )
+        tensor.copy_(value)
