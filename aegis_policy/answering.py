@@ -11,6 +11,8 @@ import torch
 from aegis_policy.aegis import fingerprint
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor
+from aegis_policy.pretrained.families import FAMILIES
+from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import VQASample
 
 
@@ -62,7 +64,8 @@ class VLM:
 
 
 def load_vlm(path: str, *, device: str = "cpu", adapters: bool = True) -> VLM:
-    """The VLM in a checkpoint of `aegis_vla`, in a transformers folder, on the hub, or the embedded one (`"nano"`).
+    """The VLM in a checkpoint of `aegis_vla`, in one of a policy that `init_from` reads (pi0, pi05), in a transformers
+    folder, on the hub, or the embedded one (`"nano"`).
 
     Args:
         path: Which one.
@@ -72,10 +75,13 @@ def load_vlm(path: str, *, device: str = "cpu", adapters: bool = True) -> VLM:
     Raises:
         ValueError: If there is no such model, or no adapters to be switched off.
     """
-    if _is_policy(path):
+    kind = _policy_type(path)
+    if kind == "aegis_vla":
         return _policy_vlm(path, device, adapters)
     if not adapters:
         raise ValueError(f"{path} has no adapters that could be switched off: it was not trained with --peft.*.")
+    if kind in FAMILIES:
+        return _foreign_vlm(path, device)
     backbone = Backbone.load(path).to(device).eval()
     return VLM(backbone.vlm, load_processor(path))
 
@@ -101,6 +107,14 @@ def _policy_vlm(path: str, device: str, adapters: bool) -> VLM:
     return base.vlm
 
 
-def _is_policy(path: str) -> bool:
+def _foreign_vlm(path: str, device: str) -> VLM:
+    from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+
+    config = AegisVLAConfig(init_from=path, device=device)
+    return VLM(load_backbone(config).to(device).eval().vlm, load_processor(config.backbone))
+
+
+def _policy_type(path: str) -> str | None:
+    """LeRobot's name for the policy in a folder; None where there is none."""
     config = Path(path) / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("type") == "aegis_vla"
+    return json.loads(config.read_text()).get("type") if config.is_file() else None

@@ -4,9 +4,10 @@ import argparse
 import logging
 from pathlib import Path
 
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.sources import build_anchor
-from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import load_processor
+from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import list_vqa_sources, load_vqa_source
 
 
@@ -20,17 +21,24 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{options.out} exists already: choose another --out, or give --overwrite.")
     try:
         source = load_vqa_source(options.source)
-        backbone = Backbone.load(options.backbone, revision=options.revision).to(options.device)
-    except ValueError as error:
+        config = AegisVLAConfig(
+            backbone=options.backbone,
+            backbone_revision=options.revision,
+            init_from=options.init_from,
+            init_from_revision=options.init_from_revision,
+            device=options.device,
+        )
+        backbone = load_backbone(config).to(options.device)
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     samples = source(count=options.count, seed=options.seed, split="train")
-    processor = load_processor(options.backbone, revision=options.revision)
+    processor = load_processor(config.backbone, revision=config.backbone_revision)
     anchor = build_anchor(backbone, processor, samples, batch_size=options.batch_size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     anchor.save(options.out)
     size = options.out.stat().st_size / 2**20
     print(
-        f"Anchor of {options.backbone}: {anchor.samples} samples, {len(anchor.layers)} layers, "
+        f"Anchor of {options.init_from or options.backbone}: {anchor.samples} samples, {len(anchor.layers)} layers, "
         f"{len(anchor.weights)} weights, {size:.1f} MiB -> {options.out}"
     )
 
@@ -41,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--backbone", default="nano", help='"nano", a folder or a hub id')
     parser.add_argument("--revision", help="commit, tag or branch of a hub id")
+    parser.add_argument("--init-from", help="LeRobot checkpoint (pi0, pi05) whose VLM it is; --backbone: its processor")
+    parser.add_argument("--init-from-revision", help="commit, tag or branch of a hub id")
     parser.add_argument("--source", default="nano_scenes", help=f"VQA source: {', '.join(list_vqa_sources())}")
     parser.add_argument("--count", type=int, default=3000, help="VQA samples")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")

@@ -47,6 +47,10 @@ class Family(Protocol):
         """Beginnings of the names of our expert's tensors -> beginnings of the same tensors' names in a checkpoint."""
         ...
 
+    def unused_names(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors that a checkpoint may hold and nobody uses."""
+        ...
+
 
 FAMILIES: dict[str, Family] = {"pi0": PI0, "pi05": PI05}
 

@@ -88,6 +88,10 @@ class OpenPI:
         """As in `Family`."""
         return {"decoder.": _NETWORK + "gemma_expert.model.", **self.projections}
 
+    def unused_names(self) -> tuple[str, ...]:
+        """As in `Family`: the expert speaks no words."""
+        return (_NETWORK + "gemma_expert.lm_head.",)
+
     def _check(self, source: Any) -> None:
         if source.use_relative_actions:
             raise ValueError(

@@ -37,8 +37,10 @@ def load_backbone(config: "AegisVLAConfig", *, weights: bool = True) -> Backbone
     backbone = Backbone.build(config.backbone_config)
     if weights:
         checkpoint = checkpoint_of(config)
+        family = family_of(checkpoint)
         with checkpoint.weights() as stored:
-            _copy(backbone.vlm, stored, checkpoint, lambda name: _vlm_name(family_of(checkpoint), name, stored))
+            own = {name for name in stored if name.startswith(family.vlm_names())}
+            _copy(backbone.vlm, stored, own, checkpoint, lambda name: _vlm_name(family, name, stored))
     return backbone
 
 
@@ -65,13 +67,16 @@ def make_expert(config: "AegisVLAConfig", backbone: Backbone, *, weights: bool =
 
 def _load_expert(expert: nn.Module, config: "AegisVLAConfig") -> None:
     checkpoint = checkpoint_of(config)
-    names = family_of(checkpoint).expert_names()
+    family = family_of(checkpoint)
+    names = family.expert_names()
+    others = (family.vlm_names(), *family.unused_names())
 
     def stored_name(name: str) -> str:
         return next((theirs + name.removeprefix(ours) for ours, theirs in names.items() if name.startswith(ours)), name)
 
     with checkpoint.weights() as stored:
-        _copy(expert, stored, checkpoint, stored_name, narrowed=("state_in.weight",))
+        own = {name for name in stored if not name.startswith(others)}
+        _copy(expert, stored, own, checkpoint, stored_name, narrowed=("state_in.weight",))
 
 
 def _describe_vlm(config: "AegisVLAConfig") -> dict[str, Any]:
@@ -115,6 +120,7 @@ def _check_processor(processor: Any, vlm: Any, *, backbone: str) -> None:
 def _copy(
     module: nn.Module,
     stored: Mapping[str, Tensor],
+    own: set[str],
     checkpoint: Checkpoint,
     stored_name: Callable[[str], str],
     *,
@@ -125,11 +131,19 @@ def _copy(
     Args:
         module: What is filled.
         stored: The checkpoint's tensors.
+        own: Names of those that `module` must take, all of them.
         checkpoint: For errors.
         stored_name: Our name -> the checkpoint's.
         narrowed: Our names of weights that may have fewer inputs: those that the checkpoint pads with zeros.
     """
-    for name, tensor in module.state_dict().items():
+    state = module.state_dict()
+    left = own - {stored_name(name) for name in state}
+    if left:
+        raise ValueError(
+            f"{checkpoint.path} holds {sorted(left)[:5]} ({len(left)} tensors) that its configuration has no use for, "
+            "so they would be lost. Take the configuration that it was trained with, or leave them out of the file."
+        )
+    for name, tensor in state.items():
         theirs = stored_name(name)
         if theirs not in stored:
             raise ValueError(

@@ -46,6 +46,8 @@ def take_over(config: "AegisVLAConfig") -> None:
             )
         taken[name] = value
     suggested = family.suggests(source)
+    # How long it acts without looking is free, but no longer than a chunk.
+    suggested["n_action_steps"] = min(defaults["n_action_steps"], source.chunk_size)
     if config.backbone == defaults["backbone"]:
         suggested["backbone"] = checkpoint.tokenizer()
     taken |= {name: value for name, value in suggested.items() if getattr(config, name) == defaults[name]}

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lerobot.configs import PreTrainedConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from aegis_eval.checkpoints import find_checkpoint
-from aegis_policy.network.backbone import Backbone
+from aegis_policy.pretrained.start import load_backbone
 
 WEIGHTS = "model.safetensors"
 PREFIX = "backbone.vlm."  # of the backbone's tensors in a checkpoint
@@ -59,8 +60,7 @@ def interpolate(source: Path, out: Path, *, weight: float, overwrite: bool = Fal
         )
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already: choose another --out, or give --overwrite.")
-    config = json.loads((source / "config.json").read_text())
-    before = Backbone.load(config["backbone"], revision=config.get("backbone_revision")).vlm.state_dict()
+    before = load_backbone(PreTrainedConfig.from_pretrained(source)).vlm.state_dict()
     with safe_open(source / WEIGHTS, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a handle is no mapping

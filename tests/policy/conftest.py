@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.vqa import VQASample
 from tests.policy.tiny_backbones import FAMILIES
+from tests.policy.tiny_lerobot import Pair, paligemma_processor, save_policy, shrink
 
 
 def make_samples(count: int, seed: int = 0) -> list[VQASample]:
@@ -102,3 +104,16 @@ def train(policy: AegisVLAPolicy, steps: int, *, batch: int = 3) -> list[float]:
         policy.update()
         losses.append(loss.item())
     return losses
+
+
+@pytest.fixture
+def lerobot(tmp_path, monkeypatch):
+    """Makes a pair: `lerobot("pi0", **fields of its configuration)`."""
+    vocabulary = paligemma_processor(tmp_path / "paligemma")
+    shrink(monkeypatch, tmp_path / "paligemma", vocabulary=vocabulary)
+
+    def make(family: str, **options: Any) -> Pair:
+        folder = tmp_path / f"{family}{len(list(tmp_path.iterdir()))}"
+        return Pair(save_policy(folder, family, **options), folder)
+
+    return make

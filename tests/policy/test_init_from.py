@@ -3,71 +3,24 @@
 LeRobot's own code, made small (`tiny_lerobot`), says what is the same.
 """
 
+import json
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.common.vla_utils import pad_vector
 from torch import Tensor
 
-from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
-from tests.policy.tiny_lerobot import ACTION, CAMERAS, FAMILIES, STATE, paligemma_processor, save_policy, shrink
+from aegis_policy.network.backbone import Backbone
+from aegis_policy.pretrained.families import FAMILIES as START_FAMILIES
+from aegis_policy.pretrained.start import EXPERTS
+from tests.policy.tiny_lerobot import ACTION, CAMERAS, CHUNK, FAMILIES, PADDED, SAMPLES, Pair, raw_batch
 
 # Both run in float32 through attention kernels that sum in another order, and rotary positions begin at 1 here, at 0
 # there; a tensor in the wrong place changes the first digit.
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
-SAMPLES, CHUNK, PADDED = 3, 6, 9
-
-
-@dataclass
-class Pair:
-    """One checkpoint, as LeRobot runs it, and where it lies."""
-
-    theirs: Any
-    folder: Path
-
-    def start(self, *, cameras: tuple[str, ...] = CAMERAS, state: int = STATE, action: int = ACTION, **options: Any):
-        images = {f"observation.images.{c}": PolicyFeature(FeatureType.VISUAL, (3, 36, 48)) for c in cameras}
-        config = AegisVLAConfig(
-            input_features={**images, "observation.state": PolicyFeature(FeatureType.STATE, (state,))},
-            output_features={"action": PolicyFeature(FeatureType.ACTION, (action,))},
-            device="cpu",
-            init_from=str(self.folder),
-            **{"n_action_steps": 3, "knowledge": "none", **options},
-        )
-        return AegisVLAPolicy(config).eval()
-
-    def pipelines(self):
-        return make_pre_post_processors(self.theirs.config, pretrained_path=str(self.folder))
-
-
-@pytest.fixture
-def lerobot(tmp_path, monkeypatch):
-    """Makes a pair: `lerobot("pi0", **fields of its configuration)`."""
-    vocabulary = paligemma_processor(tmp_path / "paligemma")
-    shrink(monkeypatch, tmp_path / "paligemma", vocabulary=vocabulary)
-
-    def make(family: str, **options: Any) -> Pair:
-        folder = tmp_path / f"{family}{len(list(tmp_path.iterdir()))}"
-        return Pair(save_policy(folder, family, **options), folder)
-
-    return make
-
-
-def raw_batch(cameras: tuple[str, ...] = CAMERAS, *, task: str = "touch the red cube", training: bool = False) -> dict:
-    draw = torch.Generator().manual_seed(1)
-    batch: dict[str, Any] = {f"observation.images.{c}": torch.rand(SAMPLES, 3, 36, 48, generator=draw) for c in cameras}
-    batch["observation.state"] = torch.randn(SAMPLES, STATE, generator=draw)
-    batch["task"] = [task + " slowly" * i for i in range(SAMPLES)]
-    if training:
-        batch["action"] = torch.randn(SAMPLES, CHUNK, ACTION, generator=draw)
-    return batch
 
 
 def noise() -> Tensor:
@@ -161,6 +114,31 @@ def test_instructions_are_written_and_cut_as_there(lerobot, family, task):
     assert torch.equal(
         ours["observation.vlm.input_ids"][:, images:][own_mask], theirs["observation.language.tokens"][mask]
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_at_full_size_each_tensor_has_its_counterpart_of_the_same_shape(family):
+    """No weights: both sides are built on the meta device, with LeRobot's own numbers."""
+    config = FAMILIES[family][2](device="cpu")
+    ported = START_FAMILIES[family]
+    fixed = ported.fixes(config)
+    network, _ = ported.lerobot()
+    with torch.device("meta"):
+        theirs = {name: tensor.shape for name, tensor in network(config).state_dict().items()}
+        backbone = Backbone.build(json.loads(ported.vlm_config(config).to_json_string(use_diff=False)))
+        expert = EXPERTS[fixed["time_conditioning"]](
+            backbone,
+            action_size=fixed["padded_action_size"],
+            state_size=32 if family == "pi0" else 0,
+            width_ratio=1.0,
+            hidden_size=fixed["expert_hidden_size"],
+            intermediate_size=fixed["expert_intermediate_size"],
+        )
+    ours = {ported.vlm_names() + name: tensor.shape for name, tensor in backbone.vlm.state_dict().items()}
+    for name, tensor in expert.state_dict().items():
+        start, other = next((a, b) for a, b in ported.expert_names().items() if name.startswith(a))
+        ours[other + name.removeprefix(start)] = tensor.shape
+    assert ours == {name: shape for name, shape in theirs.items() if not name.startswith(ported.unused_names())}
 
 
 def test_weights_of_a_checkpoint_in_half_precision_are_taken_as_they_are(lerobot):

@@ -4,6 +4,7 @@ LeRobot writes the sizes of its PaliGemma down in its code. The fixture makes th
 LeRobot: what runs, trains, saves and loads here is its code.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,14 +12,18 @@ from typing import Any
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies import PI0Config, PI05Config
+from lerobot.policies import PI0Config, PI05Config, make_pre_post_processors
 from lerobot.policies.pi0 import modeling_pi0, processor_pi0
 from lerobot.policies.pi05 import modeling_pi05, processor_pi05
 from transformers import GemmaTokenizer, PaliGemmaProcessor, SiglipImageProcessor
 
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+
 SIDE, PATCH = 28, 14  # pixels: four tokens an image
 CAMERAS = ("base", "wrist")
 STATE, ACTION = 5, 4
+SAMPLES, CHUNK, PADDED = 3, 6, 9
 FAMILIES: dict[str, tuple[ModuleType, ModuleType, Any]] = {
     "pi0": (modeling_pi0, processor_pi0, PI0Config),
     "pi05": (modeling_pi05, processor_pi05, PI05Config),
@@ -92,7 +97,7 @@ def save_policy(folder: Path, family: str, *, cameras: tuple[str, ...] = CAMERAS
         output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTION,))},
         device="cpu",
         image_resolution=(SIDE, SIDE),
-        **{"chunk_size": 6, "n_action_steps": 6, "max_action_dim": 9, "num_inference_steps": 4, **options},
+        **{"chunk_size": CHUNK, "n_action_steps": CHUNK, "max_action_dim": PADDED, "num_inference_steps": 4, **options},
     )
     torch.manual_seed(0)
     policy = (modeling.PI0Policy if family == "pi0" else modeling.PI05Policy)(config)
@@ -106,3 +111,35 @@ def save_policy(folder: Path, family: str, *, cameras: tuple[str, ...] = CAMERAS
     for pipeline in pipelines:
         pipeline.save_pretrained(folder)
     return policy.eval()
+
+
+@dataclass
+class Pair:
+    """One checkpoint, as LeRobot runs it, and where it lies."""
+
+    theirs: Any
+    folder: Path
+
+    def start(self, *, cameras: tuple[str, ...] = CAMERAS, state: int = STATE, action: int = ACTION, **options: Any):
+        images = {f"observation.images.{c}": PolicyFeature(FeatureType.VISUAL, (3, 36, 48)) for c in cameras}
+        config = AegisVLAConfig(
+            input_features={**images, "observation.state": PolicyFeature(FeatureType.STATE, (state,))},
+            output_features={"action": PolicyFeature(FeatureType.ACTION, (action,))},
+            device="cpu",
+            init_from=str(self.folder),
+            **{"n_action_steps": 3, "knowledge": "none", **options},
+        )
+        return AegisVLAPolicy(config).eval()
+
+    def pipelines(self):
+        return make_pre_post_processors(self.theirs.config, pretrained_path=str(self.folder))
+
+
+def raw_batch(cameras: tuple[str, ...] = CAMERAS, *, task: str = "touch the red cube", training: bool = False) -> dict:
+    draw = torch.Generator().manual_seed(1)
+    batch: dict[str, Any] = {f"observation.images.{c}": torch.rand(SAMPLES, 3, 36, 48, generator=draw) for c in cameras}
+    batch["observation.state"] = torch.randn(SAMPLES, STATE, generator=draw)
+    batch["task"] = [task + " slowly" * i for i in range(SAMPLES)]
+    if training:
+        batch["action"] = torch.randn(SAMPLES, CHUNK, ACTION, generator=draw)
+    return batch
