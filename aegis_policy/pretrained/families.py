@@ -14,7 +14,7 @@ _OTHERS = {
         "reads its VLM in another way: in every other layer its expert attends to the prefix alone, through "
         "projections of the VLM's keys and values of its own and at positions that begin anew; its state is a token "
         "of the VLM, image embeddings are scaled by the root of the width, and the VLM ends after its first 16 "
-        "layers, so that it could answer no question. Start from the VLM that it was made of and let a new expert "
+        "layers, to whose output its head never listened. Start from the VLM that it was made of and let a new expert "
         "learn: --policy.backbone=HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
     ),
 }
@@ -41,6 +41,10 @@ class Family(Protocol):
 
     def vlm_names(self) -> str:
         """What the names of the VLM's tensors begin with in a checkpoint."""
+        ...
+
+    def head_and_embedding(self) -> tuple[str, str]:
+        """Names, inside the VLM, of its output head and of its token embedding."""
         ...
 
     def expert_names(self) -> Mapping[str, str]:

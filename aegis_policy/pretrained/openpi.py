@@ -84,6 +84,10 @@ class OpenPI:
         """As in `Family`."""
         return _NETWORK + "paligemma."
 
+    def head_and_embedding(self) -> tuple[str, str]:
+        """As in `Family`: LeRobot builds both, and unties them by putting its own decoder in."""
+        return "lm_head.weight", "model.language_model.embed_tokens.weight"
+
     def expert_names(self) -> Mapping[str, str]:
         """As in `Family`."""
         return {"decoder.": _NETWORK + "gemma_expert.model.", **self.projections}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 
 EXPERTS = {"concat": ActionExpert, "adaptive_norm": AdaptiveNormExpert}
-_HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
 
 def load_backbone(config: "AegisVLAConfig", *, weights: bool = True) -> Backbone:
@@ -93,15 +92,17 @@ def _describe_vlm(config: "AegisVLAConfig") -> dict[str, Any]:
 
 
 def _is_tied(family: Family, stored: Weights) -> bool:
-    """Whether the head is the embedding: LeRobot's network has two tensors, of which fine-tuning moves one."""
-    head, embedding = family.vlm_names() + _HEAD, family.vlm_names() + _EMBEDDING
+    """Whether the head is the embedding: where a network keeps two tensors, fine-tuning moves one of them."""
+    head, embedding = (family.vlm_names() + name for name in family.head_and_embedding())
     return not (head in stored and embedding in stored) or torch.equal(stored[head], stored[embedding])
 
 
 def _vlm_name(family: Family, name: str, stored: Weights) -> str:
     """Of two tensors that are one, the checkpoint may hold either."""
-    other = {_HEAD: _EMBEDDING, _EMBEDDING: _HEAD}.get(name, name)
-    return family.vlm_names() + (name if family.vlm_names() + name in stored else other)
+    pair = family.head_and_embedding()
+    if name in pair and family.vlm_names() + name not in stored:
+        name = pair[1 - pair.index(name)]
+    return family.vlm_names() + name
 
 
 def _check_processor(processor: Any, vlm: Any, *, backbone: str) -> None:

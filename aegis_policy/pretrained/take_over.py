@@ -51,6 +51,7 @@ def take_over(config: "AegisVLAConfig") -> None:
     if config.backbone == defaults["backbone"]:
         suggested["backbone"] = checkpoint.tokenizer()
     taken |= {name: value for name, value in suggested.items() if getattr(config, name) == defaults[name]}
+    taken = {name: value for name, value in taken.items() if getattr(config, name) != value}
     for name, value in taken.items():
         setattr(config, name, value)
     logging.info("Taken over from %s: %s", checkpoint.path, taken)
