@@ -108,12 +108,12 @@ def _vlm_name(family: Family, name: str, stored: Weights) -> str:
 def _check_processor(processor: Any, vlm: Any, *, backbone: str) -> None:
     size = vlm.vision_config.image_size
     tokens = (size // vlm.vision_config.patch_size) ** 2
-    own = processor.image_processor.size
-    if (own["height"], own["width"]) != (size, size) or processor.image_seq_length != tokens:
+    made, own = getattr(processor, "image_seq_length", None), processor.image_processor.size
+    if (own.get("height"), own.get("width"), made) != (size, size, tokens):
         raise ValueError(
             f"The checkpoint's VLM reads images of {size} x {size} as {tokens} tokens; the processor of {backbone!r} "
-            f"makes {own['height']} x {own['width']} and {processor.image_seq_length} tokens of them. Name a processor "
-            "that fits with --policy.backbone (the PaliGemma of that resolution)."
+            f"makes {dict(own)} and {made} tokens of them. Name a processor that fits with --policy.backbone: the "
+            "PaliGemma of that resolution."
         )
 
 

@@ -64,10 +64,13 @@ def test_what_aegis_vla_does_not_do_is_refused(lerobot):
         lerobot("pi0", time_sampling_beta_alpha=1.0).start()
 
 
-def test_a_processor_of_another_resolution_is_refused(lerobot, tmp_path):
+def test_a_processor_of_another_resolution_or_family_is_refused(lerobot, tiny_folder, tmp_path):
     paligemma_processor(tmp_path / "larger", side=42)
-    with pytest.raises(ValueError, match=r"28 x 28 as 4 tokens.*42 x 42 and 9"):
-        lerobot("pi0").start(backbone=str(tmp_path / "larger"))
+    pair = lerobot("pi0")
+    with pytest.raises(ValueError, match=r"28 x 28 as 4 tokens.*42.*42.*and 9 tokens"):
+        pair.start(backbone=str(tmp_path / "larger"))
+    with pytest.raises(ValueError, match=r"28 x 28 as 4 tokens.*longest_edge.*--policy\.backbone"):
+        pair.start(backbone=str(tiny_folder["smolvlm2"]))
 
 
 def test_other_policies_are_refused_with_what_to_do_instead(tmp_path):
