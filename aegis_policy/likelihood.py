@@ -1,0 +1,110 @@
+r"""How likely a text is to the language model inside a VLM: what it knows without a picture.
+
+    nats(continuation | context) = - sum_t log p(token_t | context, earlier tokens)
+
+in natural units, from float32 logits. Context and continuation are tokenized as one text, as they would be read; the
+tokens that reach beyond the context's last character are the continuation's.
+
+Legend: `B` texts, `T` tokens of the longest, `V` vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a continuation costs.
+
+    Attributes:
+        nats: Negative log likelihood, natural logarithm.
+        tokens: How many tokens that is.
+    """
+
+    nats: float
+    tokens: int
+
+
+@torch.no_grad()
+def continuation_likelihoods(
+    model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], *, batch_size: int = 32
+) -> list[Likelihood]:
+    """The likelihood of each continuation after its context; the model is left in the mode in which it came.
+
+    Args:
+        model: A VLM of transformers; its vision tower is not used.
+        tokenizer: A fast tokenizer (one that tells where in the text a token is).
+        texts: (context, continuation) pairs. After an empty context the text's first token is not counted, for there
+            is nothing to expect it from, unless the model has a token that begins texts.
+        batch_size: Texts a forward pass.
+
+    Raises:
+        ValueError: If the model looks ahead (a prefix language model such as PaliGemma's: what it has read already
+            tells it what comes), or a continuation has no token.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        encoded = [_encode(tokenizer, context, continuation) for context, continuation in texts]
+        _refuse_looking_ahead(model, encoded[0][0])
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
+        found: dict[int, Likelihood] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            found |= zip(chosen, _batch(model, [encoded[i] for i in chosen]), strict=True)
+        return [found[i] for i in range(len(encoded))]
+    finally:
+        model.train(was_training)
+
+
+def _encode(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], int]:
+    """Tokens of the whole text, and how many of the last belong to the continuation."""
+    given = tokenizer(context + continuation, add_special_tokens=False, return_offsets_mapping=True)
+    ids = list(given["input_ids"])
+    count = sum(end > len(context) for _, end in given["offset_mapping"])
+    if count == len(ids) and ids:
+        begin = tokenizer.bos_token_id
+        ids, count = ([begin, *ids], count) if begin is not None else (ids, count - 1)
+    if count < 1:
+        raise ValueError(
+            f"A continuation needs a token that its context lets one expect; {continuation!r} after {context!r} has none."
+        )
+    return ids, count
+
+
+def _batch(model: Any, encoded: Sequence[tuple[list[int], int]]) -> list[Likelihood]:
+    logits = _logits(model, [ids for ids, _ in encoded])  # (B, T, V)
+    likelihoods = []
+    for row, (ids, count) in zip(logits, encoded, strict=True):
+        expected = row[len(ids) - count - 1 : len(ids) - 1].float()  # (count, V)
+        target = torch.tensor(ids[-count:], device=row.device)
+        likelihoods.append(Likelihood(F.cross_entropy(expected, target, reduction="sum").item(), count))
+    return likelihoods
+
+
+def _logits(model: Any, rows: Sequence[list[int]]) -> Tensor:
+    """(B, T, V), rows padded on the right by their own last token, which nobody looks at."""
+    longest, device = max(map(len, rows)), model.get_input_embeddings().weight.device
+    ids = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return model.get_output_embeddings()(hidden)
+
+
+def _refuse_looking_ahead(model: Any, ids: list[int]) -> None:
+    """Two texts that differ in the last token alone must look alike before it."""
+    other = (ids[-1] + 1) % model.get_input_embeddings().weight.shape[0]
+    first, second = _logits(model, [ids, [*ids[:-1], other]])[:, :-1].float()
+    difference = (first - second).abs().max().item()
+    # Equal up to rounding: the same numbers may be summed in another order.
+    if difference > 1e-3 * max(1.0, first.abs().max().item()):
+        raise ValueError(
+            f"Likelihoods need a language model that reads from left to right; that of {type(model).__name__} sees what "
+            f"comes (another last token changes earlier scores by {difference:.2g}), as prefix language models like the "
+            "embedded backbone's do. Ask it questions about images instead, or choose a causal backbone."
+        )
