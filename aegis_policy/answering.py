@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from aegis_policy.aegis import fingerprint
+from aegis_policy.likelihood import Likelihood, continuation_likelihoods
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor
 from aegis_policy.pretrained.families import FAMILIES
@@ -51,6 +52,10 @@ class VLM:
         finally:
             self.model.train(was_training)
         return answers
+
+    def likelihoods(self, texts: Sequence[tuple[str, str]], *, batch_size: int = 32) -> list[Likelihood]:
+        """How likely continuations are to the language model, without images; see `aegis_policy.likelihood`."""
+        return continuation_likelihoods(self.model, self.processor.tokenizer, texts, batch_size=batch_size)
 
     def _answer_batch(self, samples: Sequence[VQASample], max_new_tokens: int) -> list[str]:
         inputs = encode_prompts(

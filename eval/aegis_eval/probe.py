@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from rich.table import Table
 
 from aegis_envs import choose_gl_backend
 from aegis_eval.checkpoints import find_checkpoint
-from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file
-from aegis_eval.scoring import ALL, Answerer, Score, ask_all
+from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file, standard_probes
+from aegis_eval.scoring import ALL, Score
+from aegis_eval.surprise import Surprise
 
 SCHEMA = 1  # of the JSON file; goes up when a reader of an older file would misread it
 
@@ -43,8 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         console.print(f"aegis-probe: {error}", style="red", markup=False, soft_wrap=True)
         return 2
-    scores = {probe.name: _run(vlm, probe, arguments.batch_size, console) for probe in probes}
-    Console().print(score_table(scores, title=str(checkpoint)))
+    try:
+        scores = {probe.name: _run(vlm, probe, arguments.batch_size, console) for probe in probes}
+    except ValueError as error:
+        console.print(f"aegis-probe: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
+    graded = {name: score for name, score in scores.items() if isinstance(score, Score)}
+    surprised = {name: score for name, score in scores.items() if isinstance(score, Surprise)}
+    if graded:
+        Console().print(score_table(graded, title=str(checkpoint)))
+    if surprised:
+        Console().print(surprise_table(surprised, title=str(checkpoint)))
     if arguments.out is not None:
         report = make_report(
             checkpoint,
@@ -82,10 +92,32 @@ def score_table(scores: dict[str, Score], *, title: str) -> Table:
     return table
 
 
+def surprise_table(scores: dict[str, Surprise], *, title: str) -> Table:
+    """Perplexity by family with 95 % bootstrap intervals over passages, one block of rows a probe."""
+    table = Table(title=title, title_justify="left", caption="95 % bootstrap intervals", caption_justify="left")
+    table.add_column("probe")
+    table.add_column("family")
+    for heading in ("perplexity", "interval", "passages", "tokens"):
+        table.add_column(heading, justify="right")
+    for probe, score in scores.items():
+        table.add_section()
+        for family, found in score.perplexities().items():
+            table.add_row(
+                probe if family == ALL else "",
+                family,
+                f"{found.value:.2f}",
+                f"{found.low:.2f} - {found.high:.2f}",
+                str(found.passages),
+                str(found.tokens),
+                style="bold" if family == ALL else None,
+            )
+    return table
+
+
 def make_report(
     checkpoint: str | Path,
     probes: Sequence[Probe],
-    scores: dict[str, Score],
+    scores: Mapping[str, Score | Surprise],
     *,
     fingerprint: str,
     adapters: str,
@@ -115,13 +147,13 @@ def make_report(
     }
 
 
-def _run(vlm: Answerer, probe: Probe, batch_size: int, console: Console) -> Score:
+def _run(vlm: Any, probe: Probe, batch_size: int, console: Console) -> Score | Surprise:
     with console.status(f"{probe.name}: making {probe.count} questions"):
         samples = probe.samples()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"{probe.name}: asking", total=len(samples))
-        return ask_all(
+        return probe.ask(
             vlm, samples, batch_size=batch_size, on_progress=lambda answered: progress.advance(task, answered)
         )
 
@@ -134,7 +166,7 @@ def _chosen_probes(arguments: argparse.Namespace) -> list[Probe]:
                 f"--config names probes, counts and seeds; received --{' --'.join(given)} beside it. Use one."
             )
         return read_probe_file(arguments.config)
-    names = list_probes() if arguments.probe is None else [n for n in arguments.probe.split(",") if n]
+    names = standard_probes() if arguments.probe is None else [n for n in arguments.probe.split(",") if n]
     if not names:
         raise ValueError(f"--probe names at least one probe. Probes: {', '.join(list_probes())}.")
     return [find_probe(name, count=arguments.count, seed=arguments.seed) for name in dict.fromkeys(names)]
@@ -148,13 +180,15 @@ def _check_writable(out: Path | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aegis-probe",
-        description="Ask a checkpoint questions about images and report its accuracy by question family.",
+        description="Ask a checkpoint questions about images or the world and report its accuracy by question family.",
     )
     parser.add_argument(
         "checkpoint",
         help="a training's output folder, a pretrained_model folder, a plain vision-language model or 'nano'",
     )
-    parser.add_argument("--probe", help=f"comma-separated probes (default: {','.join(list_probes())})")
+    parser.add_argument(
+        "--probe", help=f"comma-separated, of {','.join(list_probes())} (default: {','.join(standard_probes())})"
+    )
     parser.add_argument("--count", type=int, help="questions a probe (default: the probe's own number)")
     parser.add_argument("--seed", type=int, help="seed of the questions (default: the probe's own)")
     parser.add_argument("--config", type=Path, help="YAML file that selects probes (configs/probes/*.yaml)")

@@ -12,6 +12,8 @@ from aegis_policy.vqa import VQASample
 
 ALL = "all"
 
+OnProgress = Callable[[int], None]  # called with the number of questions answered since the last call
+
 
 class Answerer(Protocol):
     """What can be asked: a vision-language model, whatever holds it."""
@@ -55,7 +57,7 @@ def ask_all(
     samples: Sequence[VQASample],
     *,
     batch_size: int = 64,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Score:
     """Ask every question and compare the answers.
 

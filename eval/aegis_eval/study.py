@@ -22,7 +22,7 @@ from aegis_eval.plain_data import (
     section,
     whole_numbers,
 )
-from aegis_eval.probes import find_probe
+from aegis_eval.probes import find_probe, require_graded
 
 Options = Mapping[str, Any]
 # What `aegis-record` accepts beside the folder and name of the dataset.
@@ -319,7 +319,7 @@ def _check_study(study: Study) -> None:
             f"{study.training.log_freq} of {study.training.steps}."
         )
     for name in study.probes.names:
-        find_probe(name)  # names the probes that there are
+        require_graded(find_probe(name), "A comparison")
     for what, values in (("learning_rates", study.learning_rates), ("seeds", study.seeds)):
         refuse_twins(values, what)
     study.arm(study.baseline)

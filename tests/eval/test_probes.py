@@ -12,7 +12,7 @@ from aegis_backbones.questions import FAMILIES
 from aegis_eval.checkpoints import find_checkpoint
 from aegis_eval.monitor import VQAMonitor
 from aegis_eval.probe import main, make_report, score_table
-from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file, register
+from aegis_eval.probes import Probe, find_probe, list_probes, read_probe_file, register, standard_probes
 from aegis_eval.probes.tabletop import tabletop_frames
 from aegis_eval.scoring import ALL, ask_all
 from aegis_policy.answering import load_vlm
@@ -60,8 +60,9 @@ def test_a_vlm_that_swallows_questions_is_an_error():
         ask_all(Mute(), samples(3))
 
 
-def test_both_probes_are_registered_and_names_are_unique():
-    assert list_probes() == ["nano_scenes", "tabletop"]
+def test_all_probes_are_registered_and_names_are_unique():
+    assert list_probes() == ["nano_scenes", "tabletop", "facts", "prose"]
+    assert standard_probes() == ["nano_scenes", "tabletop"]  # the embedded backbone refuses the others
     with pytest.raises(ValueError, match="already registered"):
         register(Probe(name="tabletop", version=99, source="tabletop", count=1, seed=0))
 
@@ -93,7 +94,7 @@ def test_a_file_selects_probes(tmp_path):
 
 @pytest.mark.parametrize("name", ["standard", "quick"])
 def test_the_shipped_files_select_known_probes(name, pytestconfig):
-    assert [p.name for p in read_probe_file(pytestconfig.rootpath / f"configs/probes/{name}.yaml")] == list_probes()
+    assert [p.name for p in read_probe_file(pytestconfig.rootpath / f"configs/probes/{name}.yaml")] == standard_probes()
 
 
 def test_the_report_is_plain_json_with_what_is_needed_to_repeat_it():

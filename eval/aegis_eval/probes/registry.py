@@ -7,15 +7,18 @@ count, and carries a version that goes up whenever the same name would ask somet
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, ClassVar
 
 import yaml
 
-from aegis_policy.vqa import SPLITS, VQASample, load_vqa_source
+from aegis_eval.scoring import OnProgress, Score, ask_all
+from aegis_eval.surprise import Surprise
+from aegis_policy.vqa import SPLITS, load_vqa_source
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed set of questions.
+    """A fixed set of questions; this kind is about images, subclasses ask otherwise.
 
     Attributes:
         name: What users call it.
@@ -25,7 +28,12 @@ class Probe:
         seed: Seed of the source.
         split: `"train"` or `"validation"`.
         description: One line for tables and pages.
+        graded: Whether its answers are right or wrong, so that they can be counted and compared pair by pair.
+        standard: Whether it suits every backbone, and is asked when none is named.
     """
+
+    graded: ClassVar[bool] = True
+    standard: ClassVar[bool] = True
 
     name: str
     version: int
@@ -41,9 +49,15 @@ class Probe:
         if self.split not in SPLITS:
             raise ValueError(f"Probe {self.name!r}: split is one of {SPLITS}; received {self.split!r}.")
 
-    def samples(self) -> list[VQASample]:
+    def samples(self) -> list[Any]:
         """Its questions, the same ones every time."""
         return load_vqa_source(self.source)(count=self.count, seed=self.seed, split=self.split)
+
+    def ask(
+        self, vlm: Any, samples: list[Any], *, batch_size: int = 64, on_progress: OnProgress | None = None
+    ) -> Score | Surprise:
+        """Put its questions to a model; see `aegis_eval.scoring.ask_all`."""
+        return ask_all(vlm, samples, batch_size=batch_size, on_progress=on_progress)
 
 
 _PROBES: dict[str, Probe] = {}
@@ -67,6 +81,25 @@ def register(probe: Probe) -> None:
 def list_probes() -> list[str]:
     """Names of the registered probes, in the order of their registration."""
     return list(_PROBES)
+
+
+def standard_probes() -> list[str]:
+    """Names of the probes that suit every backbone."""
+    return [name for name, probe in _PROBES.items() if probe.standard]
+
+
+def require_graded(probe: Probe, what: str) -> None:
+    """Refuse a probe whose answers are not right or wrong for something that counts right answers.
+
+    Raises:
+        ValueError: If it is such a probe.
+    """
+    if not probe.graded:
+        counted = ", ".join(name for name, known in _PROBES.items() if known.graded)
+        raise ValueError(
+            f"{what} counts right answers, and probe {probe.name!r} has none: run `aegis-probe CHECKPOINT --probe "
+            f"{probe.name}` beside it. Probes with right answers: {counted}."
+        )
 
 
 def find_probe(name: str, *, count: int | None = None, seed: int | None = None) -> Probe:
