@@ -8,6 +8,7 @@ joins SmolLM2-135M-Instruct and the eyes that ship with this package into a tran
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from aegis_backbones.language_model import load_language_model
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def assemble(out: Path, *, language: Path | None = None, eyes: Path | None = None) -> None:
-    """Write language model and eyes as one transformers folder, in float32.
+    """Write language model and eyes as one transformers folder, in float32, whole or not at all.
 
     Float32 because the 4-bit weights stand for values that bfloat16 does not hold, and because the policy loads its
     backbone in float32 whatever the file's type.
@@ -51,8 +52,10 @@ def assemble(out: Path, *, language: Path | None = None, eyes: Path | None = Non
     processor = build_processor(spoken.tokenizer)
     model = build_model(spoken, seed=0)
     load_eyes(model, eyes)
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    part = out.with_name(f"{out.name}.part{os.getpid()}")
+    model.save_pretrained(part)
+    processor.save_pretrained(part)
+    part.replace(out)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

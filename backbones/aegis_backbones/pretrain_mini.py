@@ -28,7 +28,7 @@ from aegis_policy.answering import load_vlm
 
 LOOK_STEPS = 3000
 ANSWER_STEPS = 6000
-REPORT_EVERY = {"look": 50, "answer": 5}
+REPORT_EVERY = {"look": 100, "answer": 25}  # steps
 CHECKPOINT_EVERY = {"look": 500, "answer": 25}  # steps
 WATCHED_SCENES = 96  # validation scenes that are looked at while training
 # Seed of the validation scenes that watch the training: another one than those of the probes that users run.
@@ -86,7 +86,7 @@ def _run_stage(trainer: MiniTrainer, steps: int, watched: Scenes, checkpoint: Pa
             trainer.seconds += time.monotonic() - began
             bar.update(task, completed=trainer.step)
             if trainer.step % REPORT_EVERY[stage] == 0:
-                if trainer.step % (4 * REPORT_EVERY[stage]) == 0:
+                if trainer.step % (8 * REPORT_EVERY[stage]) == 0:
                     readings = {f"held-out {name}": value for name, value in trainer.held_out(watched).items()}
                 shown = " ".join(f"{k} {v:.3f}" for k, v in readings.items())
                 console.print(f"{stage} {trainer.step} ({trainer.seconds / 60:.1f} min): {shown}", soft_wrap=True)

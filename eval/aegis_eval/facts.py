@@ -36,8 +36,10 @@ def facts(comparison: Comparison, source: Origin) -> dict[str, str]:
         "anchor": f"{study.anchor.count:,} samples of {study.anchor.source}, which no probe asks about"
         if study.anchor
         else "each training’s own",
-        "probes": f"{study.probes.count:,} questions each: "
-        + ", ".join(f"{probe} v{find_probe(probe).version}" for probe in probes_of(comparison)),
+        "probes": "; ".join(
+            f"{probe.name} v{probe.version}, {probe.count:,} questions"
+            for probe in (find_probe(name, count=study.probes.count) for name in probes_of(comparison))
+        ),
         "rollouts": f"{study.rollouts.episodes} episodes a task of a set, the same initial states for all (from seed "
         f"{study.rollouts.seed}); {sets}",
         "commit": _joined(dict.fromkeys(_commit(result) for result in results)),
