@@ -26,8 +26,8 @@ from aegis_backbones.scene_store import Scenes, load_scenes
 from aegis_backbones.source import nano_scenes
 from aegis_policy.answering import load_vlm
 
-LOOK_STEPS = 3000
-ANSWER_STEPS = 6000
+LOOK_STEPS = 1500
+ANSWER_STEPS = 3000
 REPORT_EVERY = {"look": 100, "answer": 25}  # steps
 CHECKPOINT_EVERY = {"look": 500, "answer": 25}  # steps
 WATCHED_SCENES = 96  # validation scenes that are looked at while training
