@@ -104,7 +104,8 @@ class AegisVLAConfig(PreTrainedConfig):
     penalty_bound: float | None = None
     # Samples of the batch that the reference looks at, its cost; 0: all.
     reference_samples: int = 0
-    # Steps between two looks at it where its gradient is projected on; the gradient is kept in between.
+    # Steps between two looks at it. In between, a projection goes on with the gradient it had; a penalty is left out,
+    # and weighs so many times more when it comes.
     reference_every: int = 1
     # What reference "answers" asks about the robot's images.
     reference_questions: tuple[str, ...] = GENERIC_QUESTIONS
@@ -211,11 +212,11 @@ class AegisVLAConfig(PreTrainedConfig):
                 f"projection={self.projection} does not project on it and penalty_weight is 0. Give a penalty_weight, "
                 "or projection=gradient, first_moment or update."
             )
-        if self.reference_every != 1 and not self.projects_on_reference:
+        if self.reference_every != 1 and not (self.penalty_weight or self.projects_on_reference):
             raise ValueError(
-                f"reference_every={self.reference_every} keeps the reference's gradient between steps, and "
-                f"knowledge={self.knowledge} with projection={self.projection} does not project on it. Leave it at 1, "
-                "or use projection=gradient, first_moment or update."
+                f"reference_every={self.reference_every} spaces looks at a reference that nothing uses here: "
+                f"knowledge={self.knowledge} with projection={self.projection} does not project on it and "
+                "penalty_weight is 0. Leave it at 1."
             )
         if self.reference == "answers" and not self.reference_questions:
             raise ValueError("reference=answers asks reference_questions: give at least one.")

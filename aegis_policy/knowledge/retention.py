@@ -98,7 +98,7 @@ class Retention:
         if self.protection is None or not self.protection.needs_anchor_gradient:
             return
         assert self._reference is not None, "made with the protection"
-        if seen.step % self._config.reference_every and self.protection.keep_anchor_gradient():
+        if not self._looks(seen) and self.protection.keep_anchor_gradient():
             return
         few = seen.first(self._config.reference_samples)
         if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
@@ -116,11 +116,11 @@ class Retention:
         """
         config = self._config
         terms: dict[str, Tensor] = {}
-        if config.penalty_weight:
+        if config.penalty_weight and self._looks(seen):
             assert self._reference is not None, "made with the choice of what trains"
             distance = self._reference(seen.first(config.reference_samples)).sum()
             scale = 1.0 if self._controller is None else self._controller(distance)
-            terms["penalty"] = config.penalty_weight * scale * distance
+            terms["penalty"] = config.penalty_weight * config.reference_every * scale * distance
         if config.cotraining_share:
             if self._cotraining is None:
                 source = load_vqa_source(config.anchor_source)
@@ -130,3 +130,7 @@ class Retention:
                 self._backbone, step=seen.step, beside=len(seen.mask), device=seen.mask.device
             )
         return terms
+
+    def _looks(self, seen: Seen) -> bool:
+        """Whether the reference is looked at in this step: the last of so many, which is the one that logs tell of."""
+        return (seen.step + 1) % self._config.reference_every == 0

@@ -118,18 +118,36 @@ def test_between_two_looks_the_gradient_of_the_last_one_is_kept(make_policy):
     optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
     weight = policy.backbone.vlm.get_parameter("model.language_model.layers.1.mlp.down_proj.weight")
     found = []
-    for step in range(4):
+    for step in range(5):
         loss, _ = policy.forward(make_batch(policy, seed=step))
         found.append(weight.anchor_grad.clone())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         policy.update()
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert not torch.equal(found[0], found[3])
-    policy._protection._last.clear()  # as after a restart, at step 4
-    policy.forward(make_batch(policy, seed=4))
-    assert not torch.equal(found[3], weight.anchor_grad)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+    assert torch.equal(found[2], found[3]) and torch.equal(found[2], found[4])
+    policy._protection._last.clear()  # as after a restart: the sixth step would look, the seventh would not
+    policy.update()
+    policy.forward(make_batch(policy, seed=6))
+    assert not torch.equal(found[4], weight.anchor_grad)
+
+
+def test_a_penalty_that_comes_every_third_step_weighs_three_times_as_much(make_policy):
+    rare, always = (
+        make_policy(knowledge="none", reference="features", penalty_weight=0.5, reference_every=every).train()
+        for every in (3, 1)
+    )
+    always.backbone.load_state_dict(rare.backbone.state_dict())
+    disturb(rare)
+    disturb(always)
+    batch = make_batch(rare)
+    found = []
+    for _ in range(6):
+        found.append(rare.forward(batch)[1].get("penalty"))
+        rare.update()
+    assert [one is None for one in found] == [True, True, False] * 2
+    assert found[2] == found[5] == pytest.approx(3 * always.forward(batch)[1]["penalty"], rel=1e-4)
 
 
 def test_kinds_of_tokens_are_compared_apart(make_policy):
@@ -168,7 +186,7 @@ def test_the_teacher_is_no_part_of_the_policy(make_policy):
     ("options", "told"),
     [
         ({"reference": "features"}, "penalty_weight"),
-        ({"reference_every": 4}, "does not project"),
+        ({"reference_every": 4}, "nothing uses"),
         ({"projection": "update", "reference_every": 0}, "reference_every must be positive"),
         ({"reference": "smell"}, "moments"),
         ({"penalty_weight": -1.0}, "negative"),
