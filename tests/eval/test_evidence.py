@@ -1,0 +1,34 @@
+"""The results that are kept belong to the study as it is, and the documents show all of them."""
+
+from pathlib import Path
+
+import pytest
+
+from aegis_eval.compare import make_place
+from aegis_eval.execution import read_pretrained, read_results
+from aegis_eval.runs import plan_runs
+from aegis_eval.study import read_study
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    study = read_study(ROOT / "configs/compare/nano.yaml")
+    return make_place(study, out=tmp_path_factory.mktemp("out"), results=ROOT / "results/nano", workers=1, threads=1)
+
+
+def test_every_kept_result_is_a_run_of_the_study_with_its_present_settings(place):
+    found = read_results(place, plan_runs(place.study))  # refuses results of other settings
+    kept = {path.stem for path in place.results.glob("*.json")}
+    assert read_pretrained(place) is not None
+    assert kept == {*found, "pretrained"}
+
+
+@pytest.mark.parametrize("document", ["docs/evidence.md"])
+def test_the_document_was_made_from_as_many_runs_as_there_are(place, document):
+    planned = plan_runs(place.study)
+    done = len(read_results(place, planned))
+    text = (ROOT / document).read_text(encoding="utf-8")
+    remedy = f"aegis-compare configs/compare/nano.yaml --results results/nano --report-only --into {document}"
+    assert f"{'All' if done == len(planned) else f'{done} of'} {len(planned)} runs have ended." in text, remedy
