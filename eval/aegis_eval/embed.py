@@ -80,6 +80,7 @@ def _table(name: str, arms: str | None, comparison: Comparison) -> str:
 
 def _tables(comparison: Comparison) -> Mapping[str, Callable[[Comparison], str]]:
     made: dict[str, Callable[[Comparison], str]] = {
+        "overview": lambda c: markdown(_trained(_columns(_own(summary_cells(c)), "retention", "success"))),
         "knowledge": lambda c: markdown(_columns(summary_cells(c), "VQA", "retention", "worst")),
         "success": lambda c: markdown(_trained(_columns(summary_cells(c), "success"))),
         "cost": lambda c: markdown(_trained(_columns(summary_cells(c), "action", "ms", "step time", "memory"))),
@@ -107,6 +108,12 @@ def _families(comparison: Comparison, *, probe: str, retention: bool) -> str:
 def _trained(cells: Cells) -> Cells:
     """Without the row of the untouched backbone, which neither acts nor costs anything."""
     return [row for row in cells if row[0] != UNTOUCHED]
+
+
+def _own(cells: Cells) -> Cells:
+    """Without the columns that compare with the baseline, whose headings have a comma."""
+    kept = [place for place, heading in enumerate(cells[0]) if "," not in heading]
+    return [[row[place] for place in kept] for row in cells]
 
 
 def _columns(cells: Cells, *beginnings: str) -> Cells:

@@ -39,6 +39,12 @@ def test_a_table_may_be_of_some_arms(comparison):
     assert "success shown" in rows[0] and "retention" not in rows[0]
 
 
+def test_the_overview_has_what_is_kept_and_what_succeeds_and_no_differences(comparison):
+    made = embed_tables(DOCUMENT.format(table="overview"), "made_up", comparison)
+    heading = next(line for line in made.splitlines() if line.startswith("| arm"))
+    assert heading.count("retention") == 2 and heading.count("success") == 2 and "over" not in heading
+
+
 def test_every_table_it_names_can_be_asked_for(comparison):
     with pytest.raises(ValueError, match="no table 'smell'") as told:
         embed_tables(DOCUMENT.format(table="smell"), "made_up", comparison)
