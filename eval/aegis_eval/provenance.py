@@ -1,10 +1,8 @@
 """Where a number comes from: commit, versions of packages, machine."""
 
-import os
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,8 +41,9 @@ def machine() -> str:
 
 
 def as_typed(command: str) -> str:
-    """A command as one types it: without the path of the environment's programs."""
-    return command.replace(f"{Path(sys.executable).parent}{os.sep}", "")
+    """A command as one types it: its program by name, whichever environment it was run from."""
+    program, space, options = command.partition(" ")
+    return Path(program).name + space + options
 
 
 def _processor() -> str:
