@@ -1,6 +1,7 @@
 """Where a number comes from: commit, versions of packages, machine."""
 
 import platform
+import shlex
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -42,8 +43,8 @@ def machine() -> str:
 
 def as_typed(command: str) -> str:
     """A command as one types it: its program by name, whichever environment it was run from."""
-    program, space, options = command.partition(" ")
-    return Path(program).name + space + options
+    program, *options = shlex.split(command)
+    return shlex.join([Path(program).name, *options])
 
 
 def _processor() -> str:

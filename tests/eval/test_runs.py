@@ -7,6 +7,7 @@ import pytest
 
 from aegis_eval.execution import Place, pending_stages, read_results
 from aegis_eval.gather import _keep
+from aegis_eval.provenance import as_typed
 from aegis_eval.run_result import find_result, read_result
 from aegis_eval.runs import Run, differences, digest, keep_settings, origin, plan_runs, run_settings
 from aegis_eval.stages import config_folder, run_stages, training_folder
@@ -220,6 +221,12 @@ def test_no_two_runs_work_on_one_training_and_derived_ones_come_after_it(study, 
     assert startable(replace(place, workers=1), [naive, lora], []) == [naive]
     assert startable(replace(place, workers=1, executor="slurm"), [naive, lora], []) == [naive, lora]
     assert origin(study, wise) == naive
+
+
+def test_a_command_is_recorded_without_the_folder_of_its_environment():
+    assert as_typed("'/some where/bin/lerobot-train' --task='touch the cube' --seed=1") == (
+        "lerobot-train '--task=touch the cube' --seed=1"
+    )
 
 
 def test_films_beyond_the_number_kept_are_deleted(tmp_path):
