@@ -3,8 +3,9 @@
 from aegis_policy.aegis.anchor import GaussianAnchor
 from aegis_policy.aegis.collector import AnchorCollector
 from aegis_policy.aegis.fingerprint import fingerprint
-from aegis_policy.aegis.optimizer import PROJECTIONS, SUBSPACES, AegisAdamW
+from aegis_policy.aegis.optimizer import PROJECTIONS, AegisAdamW
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
+from aegis_policy.aegis.protected_group import SUBSPACES
 from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
 from aegis_policy.aegis.subspace import closed_share, subspace_projector
 from aegis_policy.aegis.wasserstein import masked_moments, wasserstein2

@@ -35,10 +35,9 @@ from torch.optim.adam import adam
 
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
-from aegis_policy.aegis.protected_group import check_protected, no_projector
+from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_projector
 from aegis_policy.aegis.subspace import closed_share
 
-SUBSPACES = ("subspace", "subspace_gradient")  # restricted by projectors; the others by an anchor gradient
 PROJECTIONS = ("gradient", "first_moment", "update", *SUBSPACES)
 
 

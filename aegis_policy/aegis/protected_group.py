@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+SUBSPACES = ("subspace", "subspace_gradient")  # restricted by projectors; other projections by an anchor gradient
+
 
 def check_protected(group: dict[str, Any], projectors: list[Tensor | None] | None, *, projection: str) -> None:
     """Refuses a parameter group that asks for something that the projection cannot protect.
@@ -29,7 +31,7 @@ def check_protected(group: dict[str, Any], projectors: list[Tensor | None] | Non
             'projection="first_moment" projects what enters the first moment, and with betas '
             f'{group["betas"]} there is none. Give a first beta above 0, or projection="update".'
         )
-    if not projection.startswith("subspace"):
+    if projection not in SUBSPACES:
         return
     params = group["params"]
     if projectors is None or len(projectors) != len(params):

@@ -18,7 +18,7 @@ from aegis_policy.knowledge.trainable import layer_of
 class Protection:
     """The protected layers of one backbone, and the optimizer that keeps them.
 
-    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`, and the last anchor gradient.
+    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`, and the anchor gradient that is kept.
 
     Args:
         parameters: Qualified name -> parameter that learns.
@@ -84,20 +84,24 @@ class Protection:
                 ".build(policy.get_optim_params()). To train unprotected on purpose: --policy.knowledge=none."
             )
 
-    def set_anchor_gradient(self, distance: Tensor) -> None:
+    def set_anchor_gradient(self, distance: Tensor, *, keep: bool = False) -> None:
         """Backward of the distance to the reference, into `.anchor_grad` of each protected parameter.
 
         The graph is kept: the task's backward goes through it next.
+
+        Args:
+            distance: (), with its graph.
+            keep: Whether to hold on to the gradient for `repeat_anchor_gradient`: a copy of the protected weights.
         """
         parameters = list(self.parameters.values())
         gradients = torch.autograd.grad(distance, parameters, retain_graph=True, allow_unused=True)
-        self._last = dict(zip(parameters, gradients, strict=True))
-        self.keep_anchor_gradient()
+        found: dict[nn.Parameter, Tensor | None] = dict(zip(parameters, gradients, strict=True))
+        _leave(found)
+        self._last = found if keep else {}
 
-    def keep_anchor_gradient(self) -> bool:
-        """The last anchor gradient once more into `.anchor_grad`; False if there is none yet."""
-        for parameter, gradient in self._last.items():
-            parameter.anchor_grad = gradient  # type: ignore[attr-defined]
+    def repeat_anchor_gradient(self) -> bool:
+        """The gradient that was kept once more into `.anchor_grad`; False if there is none."""
+        _leave(self._last)
         return bool(self._last)
 
     def report(self) -> dict[str, float]:
@@ -114,3 +118,8 @@ class Protection:
             layer: {key: float(value) for key, value in vars(report).items() if value is not None}
             for layer, report in self.optimizer.layer_reports.items()
         }
+
+
+def _leave(gradients: Mapping[nn.Parameter, Tensor | None]) -> None:
+    for parameter, gradient in gradients.items():
+        parameter.anchor_grad = gradient  # type: ignore[attr-defined]

@@ -88,8 +88,9 @@ class Retention:
     def leave_anchor_gradient(self, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
         """The reference's gradient beside each protected parameter, where the projection wants one.
 
-        Between the steps at which the reference is looked at, that of the last look; the first step after a restart
-        always looks.
+        Between the steps at which the reference is looked at, that of the last look. The first step after a restart
+        always looks, so a resumed training is the uninterrupted one where checkpoints come at multiples of
+        `reference_every`.
 
         Args:
             seen: The batch.
@@ -98,14 +99,14 @@ class Retention:
         if self.protection is None or not self.protection.needs_anchor_gradient:
             return
         assert self._reference is not None, "made with the protection"
-        if not self._looks(seen) and self.protection.keep_anchor_gradient():
+        if seen.step % self._config.reference_every and self.protection.repeat_anchor_gradient():
             return
         few = seen.first(self._config.reference_samples)
         if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
             with watch_outputs(self._backbone.layers()) as outputs:
                 encode(dict(few.inputs))
             few = few._replace(outputs=outputs)
-        self.protection.set_anchor_gradient(self._reference(few).sum())
+        self.protection.set_anchor_gradient(self._reference(few).sum(), keep=self._config.reference_every > 1)
 
     def added_losses(self, seen: Seen, *, seed: int) -> dict[str, Tensor]:
         """What is added to the action loss, by its name in the log: the weighted penalty, the loss of VQA samples.
@@ -116,7 +117,8 @@ class Retention:
         """
         config = self._config
         terms: dict[str, Tensor] = {}
-        if config.penalty_weight and self._looks(seen):
+        # The last of so many steps looks, for that is the one that logs tell of.
+        if config.penalty_weight and (seen.step + 1) % config.reference_every == 0:
             assert self._reference is not None, "made with the choice of what trains"
             distance = self._reference(seen.first(config.reference_samples)).sum()
             scale = 1.0 if self._controller is None else self._controller(distance)
@@ -130,7 +132,3 @@ class Retention:
                 self._backbone, step=seen.step, beside=len(seen.mask), device=seen.mask.device
             )
         return terms
-
-    def _looks(self, seen: Seen) -> bool:
-        """Whether the reference is looked at in this step: the last of so many, which is the one that logs tell of."""
-        return (seen.step + 1) % self._config.reference_every == 0
