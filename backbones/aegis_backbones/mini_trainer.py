@@ -119,9 +119,7 @@ class MiniTrainer:
             seen = [r[family] for r in readings if family in r]
             if seen:
                 self.family_error[i] += 0.05 * (1.0 - float(np.mean(seen)) - self.family_error[i])
-        return {
-            k: float(np.mean([r[k] for r in readings if k in r])) for k in dict.fromkeys(k for r in readings for k in r)
-        }
+        return _means(readings)
 
     def _features(self, scenes: Scenes) -> Tensor:
         pixels = to_pixel_values(scenes.images)[:, None]  # (B, 1, 3, 96, 96)
@@ -182,9 +180,7 @@ class MiniTrainer:
             if self.stage == "answer":
                 losses, right = self._ask(part, features, rng, weights)
                 readings[-1] = {"loss": losses[:, :-1].mean().item(), DESCRIBE: losses[:, -1].mean().item(), **right}
-        return {
-            k: float(np.mean([r[k] for r in readings if k in r])) for k in dict.fromkeys(k for r in readings for k in r)
-        }
+        return _means(readings)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint in one piece; the language model is not in it."""
