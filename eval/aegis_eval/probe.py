@@ -72,45 +72,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_table(scores: dict[str, Score], *, title: str) -> Table:
     """Accuracy by question family with 95 % Wilson intervals, one block of rows a probe."""
-    table = Table(title=title, title_justify="left", caption="95 % Wilson intervals", caption_justify="left")
-    table.add_column("probe")
-    table.add_column("family")
-    for heading in ("accuracy", "interval", "right", "asked"):
-        table.add_column(heading, justify="right")
-    for probe, score in scores.items():
-        table.add_section()
-        for family, found in score.rates().items():
-            table.add_row(
-                probe if family == ALL else "",
-                family,
-                f"{100 * found.value:.1f} %",
-                f"{100 * found.low:.1f} - {100 * found.high:.1f}",
-                str(found.successes),
-                str(found.trials),
-                style="bold" if family == ALL else None,
-            )
-    return table
+    rows = {
+        probe: {
+            family: (f"{100 * r.value:.1f} %", f"{100 * r.low:.1f} - {100 * r.high:.1f}", r.successes, r.trials)
+            for family, r in score.rates().items()
+        }
+        for probe, score in scores.items()
+    }
+    return _table(title, ("accuracy", "interval", "right", "asked"), rows, caption="95 % Wilson intervals")
 
 
 def surprise_table(scores: dict[str, Surprise], *, title: str) -> Table:
     """Perplexity by family with 95 % bootstrap intervals over passages, one block of rows a probe."""
-    table = Table(title=title, title_justify="left", caption="95 % bootstrap intervals", caption_justify="left")
+    rows = {
+        probe: {
+            family: (f"{p.value:.2f}", f"{p.low:.2f} - {p.high:.2f}", p.passages, p.tokens)
+            for family, p in score.perplexities().items()
+        }
+        for probe, score in scores.items()
+    }
+    return _table(title, ("perplexity", "interval", "passages", "tokens"), rows, caption="95 % bootstrap intervals")
+
+
+def _table(
+    title: str, headings: Sequence[str], rows: Mapping[str, Mapping[str, Sequence[object]]], *, caption: str
+) -> Table:
+    """Probe -> family -> cells, one block of rows a probe; the family of all in bold."""
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("probe")
     table.add_column("family")
-    for heading in ("perplexity", "interval", "passages", "tokens"):
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for probe, score in scores.items():
+    for probe, families in rows.items():
         table.add_section()
-        for family, found in score.perplexities().items():
-            table.add_row(
-                probe if family == ALL else "",
-                family,
-                f"{found.value:.2f}",
-                f"{found.low:.2f} - {found.high:.2f}",
-                str(found.passages),
-                str(found.tokens),
-                style="bold" if family == ALL else None,
-            )
+        for family, cells in families.items():
+            whole = family == ALL
+            table.add_row(probe if whole else "", family, *map(str, cells), style="bold" if whole else None)
     return table
 
 
