@@ -10,10 +10,6 @@ Precision: the eyes, their gradients and every sum in float32; the language mode
 autocast, which is all that a frozen model needs and what the processor is fast at.
 """
 
-import math
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,9 +22,9 @@ from aegis_backbones.patch_targets import PatchHeads, patch_targets
 from aegis_backbones.questions import FAMILIES
 from aegis_backbones.scene_store import Scenes
 from aegis_backbones.scenes import ALL_SHAPES
+from aegis_backbones.staged_trainer import LARGEST_SHIFT, WEIGHT_DECAY, Share, StagedTrainer, mean_readings
 from aegis_envs.objects import COLOURS
 
-STAGES = ("look", "answer")
 PEAK_RATES = {"look": 2e-3, "answer": 1e-3}
 IMAGES_A_BATCH = {"look": 48, "answer": 16}
 QUESTIONS_AN_IMAGE = 4
@@ -36,20 +32,10 @@ DESCRIBE_WEIGHT = 1.0  # of a description's loss beside a question's
 PATCH_WEIGHT = 0.5  # of the per-token loss while answers are learned
 TOWER_RATE = 0.25  # of the learning rate: the tower has learned to look already
 ALWAYS_ASKED = 0.05  # added to a family's error: its weight among the questions
-LARGEST_SHIFT = 8  # pixels that pictures are moved by while looking is learned
-WARM_UP = 100  # steps until a stage's peak learning rate
-WEIGHT_DECAY = 0.02
 
 
-def learning_rate(stage: str, *, step: int, progress: float) -> float:
-    """Linear warm-up over the first steps, then a cosine over `progress` in [0, 1] down to a hundredth."""
-    warm = min(1.0, (step + 1) / WARM_UP)
-    return PEAK_RATES[stage] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-class MiniTrainer:
-    """State: the eyes, per-token heads, optimizer of the running stage, its step and seconds so far, running error of
-    each family (what is answered worse is asked more).
+class MiniTrainer(StagedTrainer):
+    """State beyond `StagedTrainer`'s: the model, of which the eyes learn.
 
     Args:
         scenes: What is looked at and asked about.
@@ -67,20 +53,17 @@ class MiniTrainer:
                 module.to(torch.bfloat16)
         self.writer = Writer(self.processor)
         words = self.model.get_input_embeddings().weight
-        self.heads = PatchHeads(words.shape[1])
+        self.patch_heads = PatchHeads(words.shape[1])
         self.colour_words = torch.stack([words[self.writer.word(c)].mean(0) for c in COLOURS])
         self.shape_words = torch.stack([words[self.writer.word(s)].mean(0) for s in ALL_SHAPES])
+        self.scenes = scenes
         self.tower = [p.requires_grad_() for p in self.model.model.vision_model.parameters()]
-        self.parameters: list[nn.Parameter] = [
-            *self.tower,
-            *(p.requires_grad_() for p in self.model.model.connector.parameters()),
-            *self.heads.parameters(),
-        ]
-        self.scenes, self.seed, self.workers = scenes, seed, workers
-        self.family_error = np.ones(len(FAMILIES))
-        self.stage, self.step, self.seconds = STAGES[0], 0, 0.0
-        self.optimizer = self._new_optimizer()
-        self.pool = ThreadPoolExecutor(workers)
+        connector = [p.requires_grad_() for p in self.model.model.connector.parameters()]
+        parameters = [*self.tower, *connector, *self.patch_heads.parameters()]
+        super().__init__(parameters, self.patch_heads, peak_rates=PEAK_RATES, seed=seed, workers=workers)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return eyes_of(self.model)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         tower = set(self.tower)
@@ -92,14 +75,9 @@ class MiniTrainer:
                 groups.append({"params": members, "weight_decay": decay, "rate": TOWER_RATE if sees else 1.0})
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
 
-    def start_stage(self, stage: str) -> None:
-        """Begin a stage with a fresh optimizer."""
-        self.stage, self.step, self.seconds = stage, 0, 0.0
-        self.optimizer = self._new_optimizer()
-
     def train_step(self, progress: float) -> dict[str, float]:
         """One step, `progress` in [0, 1] through the stage; each worker thread takes a share of the batch."""
-        rng = np.random.default_rng([self.seed, STAGES.index(self.stage), self.step])
+        rng = self._batch_generator()
         drawn = rng.choice(len(self.scenes.images), IMAGES_A_BATCH[self.stage], replace=False)
         scenes = self.scenes.take(drawn, mirrored=rng.random(len(drawn)) < 0.5)
         if self.stage == "look":
@@ -107,19 +85,7 @@ class MiniTrainer:
         shares = _shares(scenes, self.workers)
         share = self._look if self.stage == "look" else self._answer
         results = list(self.pool.map(share, shares, rng.integers(2**31, size=len(shares))))
-        for i, parameter in enumerate(self.parameters):
-            parameter.grad = torch.stack([gradient[i] for gradient, _ in results]).mean(0)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(self.stage, step=self.step, progress=progress)
-        self.optimizer.step()
-        self.step += 1
-        readings = [reading for _, reading in results]
-        for i, family in enumerate(FAMILIES):
-            seen = [r[family] for r in readings if family in r]
-            if seen:
-                self.family_error[i] += 0.05 * (1.0 - float(np.mean(seen)) - self.family_error[i])
-        return _means(readings)
+        return mean_readings(self._take_step(results, progress))
 
     def _features(self, scenes: Scenes) -> Tensor:
         pixels = to_pixel_values(scenes.images)[:, None]  # (B, 1, 3, 96, 96)
@@ -127,18 +93,18 @@ class MiniTrainer:
 
     def _patch_loss(self, features: Tensor, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
         colours, shapes, places = (torch.from_numpy(a) for a in (scenes.colours, scenes.shapes, scenes.places))
-        return self.heads.loss(
+        return self.patch_heads.loss(
             features,
             patch_targets(colours, shapes, places, grid=TOKEN_GRID),
             colour_words=self.colour_words,
             shape_words=self.shape_words,
         )
 
-    def _look(self, scenes: Scenes, _seed: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
+    def _look(self, scenes: Scenes, _seed: int) -> Share:
         loss, readings = self._patch_loss(self._features(scenes), scenes)
         return torch.autograd.grad(loss, self.parameters), {"loss": loss.item(), **readings}
 
-    def _answer(self, scenes: Scenes, seed: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
+    def _answer(self, scenes: Scenes, seed: int) -> Share:
         features = self._features(scenes)
         weights = self.family_error + ALWAYS_ASKED
         answers, readings = self._ask(scenes, features, np.random.default_rng(seed), weights / weights.sum())
@@ -180,54 +146,9 @@ class MiniTrainer:
             if self.stage == "answer":
                 losses, right = self._ask(part, features, rng, weights)
                 readings[-1] = {"loss": losses[:, :-1].mean().item(), DESCRIBE: losses[:, -1].mean().item(), **right}
-        return _means(readings)
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint in one piece; the language model is not in it."""
-        temporary = path.with_suffix(".tmp")
-        torch.save(
-            {
-                "eyes": eyes_of(self.model),
-                "heads": self.heads.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "family_error": torch.from_numpy(self.family_error),
-                "stage": self.stage,
-                "step": self.step,
-                "seconds": self.seconds,
-                "seed": self.seed,
-            },
-            temporary,
-        )
-        temporary.replace(path)
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: If it belongs to another seed.
-        """
-        state = torch.load(path, weights_only=True)
-        if state["seed"] != self.seed:
-            raise ValueError(
-                f"{path} was written with --seed {state['seed']}, this run has --seed {self.seed}. Use another --out, "
-                "or the same seed."
-            )
-        with torch.no_grad():
-            for name, tensor in eyes_of(self.model).items():
-                tensor.copy_(state["eyes"][name])
-        self.heads.load_state_dict(state["heads"])
-        self.family_error = state["family_error"].numpy()
-        self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
-        self.optimizer = self._new_optimizer()
-        self.optimizer.load_state_dict(state["optimizer"])
+        return mean_readings(readings)
 
 
 def _shares(scenes: Scenes, parts: int) -> list[Scenes]:
     indices = np.array_split(np.arange(len(scenes.images)), parts)
     return [scenes.take(i, mirrored=np.zeros(len(i), bool)) for i in indices if len(i)]
-
-
-def _means(readings: list[dict[str, float]]) -> dict[str, float]:
-    """Each reading's mean over those who have it."""
-    names = dict.fromkeys(name for reading in readings for name in reading)
-    return {name: float(np.mean([r[name] for r in readings if name in r])) for name in names}

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from aegis_backbones.questions import FAMILIES
 from aegis_backbones.scene_store import Scenes, load_scenes
 from aegis_backbones.source import nano_scenes
-from aegis_backbones.trainer import STAGES, Trainer
+from aegis_backbones.staged_trainer import STAGES
+from aegis_backbones.trainer import Trainer
 from aegis_policy.answering import load_vlm
 
 LOOK_SHARE = 0.3  # of --minutes

@@ -20,10 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from aegis_backbones.assemble_mini import assemble
 from aegis_backbones.language_model import load_language_model
 from aegis_backbones.mini import save_eyes
-from aegis_backbones.mini_trainer import STAGES, MiniTrainer
+from aegis_backbones.mini_trainer import MiniTrainer
 from aegis_backbones.questions import FAMILIES
 from aegis_backbones.scene_store import Scenes, load_scenes
 from aegis_backbones.source import nano_scenes
+from aegis_backbones.staged_trainer import STAGES
 from aegis_policy.answering import load_vlm
 
 LOOK_STEPS = 1500

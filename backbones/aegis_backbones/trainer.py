@@ -5,11 +5,7 @@ questions are about and where it is, and the per-patch loss; the vision side, wh
 Batches depend on seed, stage and step alone.
 """
 
-import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,30 +18,20 @@ from aegis_backbones.patch_targets import PatchHeads, patch_targets
 from aegis_backbones.questions import FAMILIES
 from aegis_backbones.scene_store import Scenes
 from aegis_backbones.scenes import ALL_SHAPES
+from aegis_backbones.staged_trainer import LARGEST_SHIFT, WEIGHT_DECAY, Share, StagedTrainer
 from aegis_backbones.tokenizer import train_tokenizer
 from aegis_envs.objects import COLOURS
 
-STAGES = ("look", "answer")
 PEAK_RATES = {"look": 2e-3, "answer": 1.5e-3}
 IMAGES_A_BATCH = {"look": 48, "answer": 32}
 QUESTIONS_AN_IMAGE = 4
 PATCH_WEIGHT = 0.5  # of the per-patch loss while answers are learned
 VISION_RATE = 0.15  # of the learning rate, for tower and projector while answers are learned
 ALWAYS_ASKED = 0.02  # added to a family's error: its weight among the questions
-LARGEST_SHIFT = 8  # pixels that pictures are moved by while looking is learned
-WARM_UP = 100  # steps until a stage's peak learning rate
-WEIGHT_DECAY = 0.02
 
 
-def learning_rate(stage: str, *, step: int, progress: float) -> float:
-    """Linear warm-up over the first steps, then a cosine over `progress` in [0, 1] down to a hundredth."""
-    warm = min(1.0, (step + 1) / WARM_UP)
-    return PEAK_RATES[stage] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-class Trainer:
-    """State: model, patch heads, optimizer of the running stage, its step and seconds so far, running error
-    of each family (what is answered worse is asked more).
+class Trainer(StagedTrainer):
+    """State beyond `StagedTrainer`'s: the model, all of which learns.
 
     Args:
         scenes: Stage -> what it is trained on.
@@ -57,16 +43,17 @@ class Trainer:
         self.processor = build_processor(train_tokenizer())
         self.model = build_model(self.processor.tokenizer, seed=seed).train()
         self.patch_heads, self.grounding_head = PatchHeads(WIDTH), GroundingHead(WIDTH)
-        self.heads = nn.ModuleList([self.patch_heads, self.grounding_head])
-        self.scenes, self.seed, self.workers = scenes, seed, workers
+        self.scenes = scenes
         self.tokens = Tokens(self.processor.tokenizer)
         self.colour_words = torch.tensor([self.tokens.word(c) for c in COLOURS])
         self.shape_words = torch.tensor([self.tokens.word(s) for s in ALL_SHAPES])
-        self.parameters: list[nn.Parameter] = [*self.model.parameters(), *self.heads.parameters()]
-        self.family_error = np.ones(len(FAMILIES))
-        self.stage, self.step, self.seconds = STAGES[0], 0, 0.0
-        self.optimizer = self._new_optimizer()
-        self.pool = ThreadPoolExecutor(workers)
+        heads = nn.ModuleList([self.patch_heads, self.grounding_head])
+        parameters = [*self.model.parameters(), *heads.parameters()]
+        super().__init__(parameters, heads, peak_rates=PEAK_RATES, seed=seed, workers=workers)
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = self.model.state_dict()
+        return weights
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         sight = {*self.model.model.vision_tower.parameters(), *self.model.model.multi_modal_projector.parameters()}
@@ -77,18 +64,13 @@ class Trainer:
             groups.append({"params": members, "weight_decay": WEIGHT_DECAY if decays else 0.0, "rate": rate})
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
 
-    def start_stage(self, stage: str) -> None:
-        """Begin a stage with a fresh optimizer."""
-        self.stage, self.step, self.seconds = stage, 0, 0.0
-        self.optimizer = self._new_optimizer()
-
     def train_step(self, progress: float) -> dict[str, float]:
         """One step, `progress` in [0, 1] through the stage.
 
         Each worker thread takes shares of the batch: two threads with one core each waste less than two cores on each
         small operation, and do not stall when a core is busy elsewhere.
         """
-        rng = np.random.default_rng([self.seed, STAGES.index(self.stage), self.step])
+        rng = self._batch_generator()
         stock = self.scenes[self.stage]
         drawn = rng.choice(len(stock.images), IMAGES_A_BATCH[self.stage], replace=False)
         scenes = stock.take(drawn, mirrored=rng.random(len(drawn)) < 0.5)
@@ -96,21 +78,8 @@ class Trainer:
             scenes = scenes.shifted(rng.integers(-LARGEST_SHIFT, LARGEST_SHIFT, size=(len(drawn), 2), endpoint=True))
         shares = [scenes.take(i, mirrored=np.zeros(len(i), bool)) for i in _split(len(drawn), parts=2 * self.workers)]
         seeds = rng.integers(2**31, size=len(shares))
-        share: Callable = self._look if self.stage == "look" else self._answer
-        results = list(self.pool.map(share, shares, seeds))
-        for i, parameter in enumerate(self.parameters):
-            gradients = [gradient[i] for gradient, _ in results if gradient[i] is not None]
-            parameter.grad = torch.stack(gradients).sum(0).div_(len(results)) if gradients else None
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(self.stage, step=self.step, progress=progress)
-        self.optimizer.step()
-        self.step += 1
-        readings = [reading for _, reading in results]
-        for i, family in enumerate(FAMILIES):
-            seen = [r[family] for r in readings if family in r]
-            if seen:
-                self.family_error[i] += 0.05 * (1.0 - float(np.mean(seen)) - self.family_error[i])
+        share = self._look if self.stage == "look" else self._answer
+        readings = self._take_step(list(self.pool.map(share, shares, seeds)), progress)
         return {k: float(np.mean([r[k] for r in readings if k in r])) for k in readings[0]}
 
     def _patch_loss(self, features: Tensor, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
@@ -126,12 +95,12 @@ class Trainer:
     def _gradients(self, loss: Tensor) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
-    def _look(self, scenes: Scenes, _seed: int) -> tuple[tuple[Tensor | None, ...], dict[str, float]]:
+    def _look(self, scenes: Scenes, _seed: int) -> Share:
         features = self.model.get_image_features(to_pixel_values(scenes.images)).pooler_output
         loss, readings = self._patch_loss(features, scenes)
         return self._gradients(loss), {"loss": loss.item(), **readings}
 
-    def _answer(self, scenes: Scenes, seed: int) -> tuple[tuple[Tensor | None, ...], dict[str, float]]:
+    def _answer(self, scenes: Scenes, seed: int) -> Share:
         rng = np.random.default_rng(seed)
         weights = self.family_error + ALWAYS_ASKED
         questions = questions_about(scenes, rng, each=QUESTIONS_AN_IMAGE, weights=weights / weights.sum())
@@ -171,43 +140,6 @@ class Trainer:
         right, kind = torch.cat(correct).float(), torch.cat(family)
         answers = {name: right[kind == i].mean().item() for i, name in enumerate(FAMILIES)}
         return {**answers, "patch shape": looks["patch shape"]}
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint in one piece."""
-        temporary = path.with_suffix(".tmp")
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "heads": self.heads.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "family_error": torch.from_numpy(self.family_error),
-                "stage": self.stage,
-                "step": self.step,
-                "seconds": self.seconds,
-                "seed": self.seed,
-            },
-            temporary,
-        )
-        temporary.replace(path)
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: If it belongs to another seed.
-        """
-        state = torch.load(path, weights_only=True)
-        if state["seed"] != self.seed:
-            raise ValueError(
-                f"{path} was written with --seed {state['seed']}, this run has --seed {self.seed}. Use another --out, "
-                "or the same seed."
-            )
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.family_error = state["family_error"].numpy()
-        self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
-        self.optimizer = self._new_optimizer()
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _split(count: int, *, parts: int) -> list[np.ndarray]:

@@ -7,9 +7,10 @@ import torch
 from aegis_backbones.language_model import LanguageModel
 from aegis_backbones.mini import build_model, build_processor, eyes_of
 from aegis_backbones.mini_batches import Writer, answer_loss, describe, write_rows
-from aegis_backbones.mini_trainer import IMAGES_A_BATCH, STAGES, WARM_UP, MiniTrainer
+from aegis_backbones.mini_trainer import IMAGES_A_BATCH, MiniTrainer
 from aegis_backbones.questions import Question
 from aegis_backbones.scene_store import Scenes
+from aegis_backbones.staged_trainer import STAGES, WARM_UP
 from aegis_policy.network.prompt import encode_prompts
 from tests.backbones.tiny_language import tiny_language
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from aegis_backbones.scene_store import Scenes
-from aegis_backbones.trainer import IMAGES_A_BATCH, STAGES, VISION_RATE, Trainer
+from aegis_backbones.staged_trainer import STAGES
+from aegis_backbones.trainer import IMAGES_A_BATCH, VISION_RATE, Trainer
 
 
 def make_trainer() -> Trainer:
