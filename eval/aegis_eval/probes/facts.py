@@ -9,12 +9,11 @@ one time in four.
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import yaml
 
-from aegis_eval.probes.registry import Probe
+from aegis_eval.probes.fixed_list import FixedList
 from aegis_eval.scoring import OnProgress, Score
 
 FILE = Path(__file__).parent / "data" / "facts.yaml"
@@ -37,22 +36,12 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Facts(Probe):
-    """Sentences of a fixed list, so `count` is at most their number; fewer are drawn by `seed`, families in turn."""
+class Facts(FixedList):
+    """Sentences to finish."""
 
-    standard: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "count", min(self.count, sum(map(len, read_sentences().values()))))
-
-    def samples(self) -> list[Sentence]:
-        """Its sentences, the same ones every time."""
-        rng = np.random.default_rng(self.seed)
-        drawn = [[family[i] for i in rng.permutation(len(family))] for family in read_sentences().values()]
-        longest = max(map(len, drawn))
-        in_turn = [family[i] for i in range(longest) for family in drawn if i < len(family)]
-        return in_turn[: self.count]
+    def families(self) -> dict[str, list[Sentence]]:
+        """As in `FixedList`."""
+        return read_sentences()
 
     def ask(
         self, vlm: Any, samples: list[Sentence], *, batch_size: int = 64, on_progress: OnProgress | None = None

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import yaml
 
-from aegis_eval.probes.registry import Probe
+from aegis_eval.probes.fixed_list import FixedList
 from aegis_eval.scoring import OnProgress
 from aegis_eval.surprise import Surprise
 
@@ -24,21 +23,14 @@ class Passage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Prose(Probe):
-    """Passages of a fixed list, so `count` is at most their number; fewer are drawn by `seed`, families in turn."""
+class Prose(FixedList):
+    """Passages to read."""
 
     graded: ClassVar[bool] = False
-    standard: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "count", min(self.count, sum(map(len, _read().values()))))
-
-    def samples(self) -> list[Passage]:
-        """Its passages, the same ones every time."""
-        rng = np.random.default_rng(self.seed)
-        drawn = [[family[i] for i in rng.permutation(len(family))] for family in _read().values()]
-        return [one for together in zip(*drawn, strict=True) for one in together][: self.count]
+    def families(self) -> dict[str, list[Passage]]:
+        """As in `FixedList`."""
+        return _read()
 
     def ask(
         self, vlm: Any, samples: list[Passage], *, batch_size: int = 64, on_progress: OnProgress | None = None
