@@ -62,7 +62,7 @@ class Checkpoint:
         try:
             return Path(hf_hub_download(self.path, name, revision=self.revision))
         except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-            raise FileNotFoundError(self._lacks(name, str(error))) from error
+            raise FileNotFoundError(self._lacks(name, str(error).rstrip("."))) from error
 
     def _lacks(self, name: str, detail: str) -> str:
         return (

@@ -135,7 +135,10 @@ def compare(
         ValueError: If results or folders hold the work of other settings.
     """
     for document, name in into:
-        check_document(document.read_text(encoding="utf-8"), name)
+        try:
+            check_document(document.read_text(encoding="utf-8"), name)
+        except ValueError as error:
+            raise ValueError(f"--into {document}: {error}") from None
     planned = plan_runs(place.study)
     wanted = plan_runs(place.study, only=only, seeds=seeds)
     if report_only:

@@ -67,5 +67,6 @@ def test_a_document_without_a_place_is_refused_before_anything_runs(tmp_path, ca
     document = tmp_path / "empty.md"
     document.write_text("nothing here\n")
     assert main(["configs/compare/demo.yaml", "--out", str(tmp_path / "out"), "--into", str(document)]) == 2
-    assert "no place for a table of demo" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "empty.md" in told and "no place for a table of demo" in told
     assert not (tmp_path / "out" / "demonstrations").exists()
