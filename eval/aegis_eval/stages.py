@@ -14,7 +14,7 @@ from aegis_eval.jobs import Job
 from aegis_eval.runs import PRETRAINED, Run, origin
 from aegis_eval.study import Anchor, Options, Study
 from aegis_eval.success import EVAL_INFO, eval_command, lerobot_script
-from aegis_eval.training_log import RESUMED, read_progress
+from aegis_eval.training_log import FROM_STEP, read_progress
 
 REPOSITORY = "local/demonstrations"
 
@@ -160,9 +160,9 @@ def _train(study: Study, run: Run, out: Path) -> Job:
     fresh = _train_command(study, run, out)
 
     def prepare(log: IO[str]) -> None:
-        if last.is_file():
-            log.write(f"\n{RESUMED} {int(last.parents[1].resolve().name)}\n")
-        elif folder.exists():
+        step = int(last.parents[1].resolve().name) if last.is_file() else 0
+        log.write(f"\n{FROM_STEP} {step}\n")
+        if not step and folder.exists():
             shutil.rmtree(folder)  # killed before its first checkpoint: nothing to go on from
 
     def command() -> list[str]:

@@ -7,7 +7,7 @@ Two kinds of lines count:
 
 LeRobot shortens the step of its own lines ("1K" from 1,000 to 1,499). They come every `log_freq` steps, so
 the exact step is the next multiple after the line before. A run that was killed and resumed repeats steps;
-the later line counts. Whoever resumes writes `RESUMED` and the step to the log first.
+the later line counts. Each attempt writes `FROM_STEP` and where it begins to the log first.
 """
 
 import json
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-RESUMED = "# resumed from step"
+FROM_STEP = "# from step"
 
 _TRACKER = re.compile(r"\bstep:(\S+) smpl:\S+ ep:\S+ epch:\S+ (.*)$")
 _METRIC = re.compile(r"([A-Za-z_][\w./]*):(-?(?:\d+\.?\d*(?:e[+-]?\d+)?|inf|nan))(?=\s|$)", re.IGNORECASE)
@@ -67,8 +67,8 @@ def read_training_log(lines: Iterable[str], *, log_freq: int) -> TrainingLog:
     log = TrainingLog()
     step = 0
     for line in _split_at_carriage_returns(lines):
-        if line.startswith(RESUMED):
-            step = int(line.removeprefix(RESUMED).split()[0]) // log_freq * log_freq
+        if line.startswith(FROM_STEP):
+            step = int(line.removeprefix(FROM_STEP).split()[0]) // log_freq * log_freq
         elif found := _AEGIS.search(line):
             report = json.loads(found[1])
             log.probes[int(report["step"])] = report

@@ -13,7 +13,7 @@ from aegis_eval.runs import Run, differences, digest, keep_settings, origin, pla
 from aegis_eval.stages import config_folder, run_stages, training_folder
 from aegis_eval.study import make_study
 from aegis_eval.submission import startable
-from aegis_eval.training_log import RESUMED
+from aegis_eval.training_log import FROM_STEP
 
 from .studies import made_up_run, study_content
 
@@ -145,13 +145,15 @@ def test_an_interrupted_training_goes_on_from_its_last_checkpoint(study, tmp_pat
     assert "--resume=true" in job.command()
     log = io.StringIO()
     job.prepare(log)
-    assert f"{RESUMED} 200" in log.getvalue()
+    assert f"{FROM_STEP} 200" in log.getvalue()
 
 
 def test_a_training_without_a_checkpoint_begins_again(study, tmp_path):
     run = run_of(study, "naive")
     training_folder(run, tmp_path).mkdir(parents=True)
-    run_stages(study, run, tmp_path)[0].prepare(io.StringIO())
+    log = io.StringIO()
+    run_stages(study, run, tmp_path)[0].prepare(log)
+    assert f"{FROM_STEP} 0" in log.getvalue()  # what an attempt before it has logged counts no more
     assert not training_folder(run, tmp_path).exists()  # lerobot-train refuses a folder that is there
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lerobot.utils.utils import format_big_number
 
-from aegis_eval.training_log import RESUMED, _shorten, read_progress, read_training_log
+from aegis_eval.training_log import FROM_STEP, _shorten, read_progress, read_training_log
 
 
 def tracker_line(step, **metrics):
@@ -61,10 +61,17 @@ def test_steps_are_shortened_as_lerobot_does():
 def test_a_resumed_run_overwrites_the_steps_it_repeats():
     first = [tracker_line(step, loss="1.0") for step in range(20, 1301, 20)]
     again = [tracker_line(step, loss="2.0") for step in range(1220, 1501, 20)]
-    log = read_training_log([*first, f"{RESUMED} 1200\n", *again], log_freq=20)
+    log = read_training_log([*first, f"{FROM_STEP} 1200\n", *again], log_freq=20)
     assert list(log.metrics) == list(range(20, 1501, 20))
     steps, losses = log.curve("loss")
     assert [s for s, loss in zip(steps, losses, strict=True) if loss == 2.0] == list(range(1220, 1501, 20))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew():
+    first = [tracker_line(step, loss="1.0") for step in range(20, 161, 20)]
+    again = [tracker_line(step, loss="2.0") for step in range(20, 301, 20)]
+    log = read_training_log([f"{FROM_STEP} 0\n", *first, f"{FROM_STEP} 0\n", *again], log_freq=20)
+    assert log.curve("loss") == (list(range(20, 301, 20)), [2.0] * 15)
 
 
 def test_a_wrong_log_freq_is_refused():
