@@ -136,7 +136,7 @@ class AegisVLAConfig(PreTrainedConfig):
     optimizer_weight_decay: float = 1e-10
     optimizer_grad_clip_norm: float = 1.0
     # nan or inf in the loss or in a gradient: "stop" the training and name the layer, or "skip" the step. Neither
-    # writes anything of it. (What a loss scaler finds under float16 stays its own: it skips the step, lowers the scale.)
+    # writes anything of it. What a loss scaler finds under float16 is no failure: it skips the step, lowers the scale.
     on_nonfinite: str = "stop"
     scheduler_warmup_steps: int = 1_000
     scheduler_decay_steps: int = 30_000

@@ -94,15 +94,15 @@ def may_step(groups: Groups, layers: Mapping[str, Groups], *, on_nonfinite: str 
 
 def _culprit(groups: Groups, anchors: Sequence[tuple[str, Tensor]]) -> str:
     """Whose gradient it was: "... has"."""
+    with_gradient = [(name, p) for name, p in _named(groups) if p.grad is not None]
+    noted = {p.noted[1]: (p.noted[0], p.noted[2]) for _, p in with_gradient if hasattr(p, "noted")}
     bad = [layer for layer, gradient in anchors if not all_finite([gradient])]
     if bad:
-        return f"The anchor gradient of {_listed(bad)} has"
-    with_gradient = [(name, p) for name, p in _named(groups) if p.grad is not None]
-    noted = {p.noted[:2]: p.noted[2] for _, p in with_gradient if hasattr(p, "noted")}
-    bad = [name for (_, name), largest in sorted(noted.items(), key=lambda item: item[0]) if not largest.isfinite()]
-    if bad:  # backward carries nan and inf on towards the input
-        return f"The gradient of {_listed(bad)} (it began in the last of them) has"
-    now = _listed(name for name, p in with_gradient if not all_finite([p.grad]))
+        return f"The anchor gradient of {_listed(bad, noted)} has"
+    bad = [name for name, (_, largest) in noted.items() if not largest.isfinite()]
+    if bad:
+        return f"The gradient of {_listed(bad, noted)} has"
+    now = _listed([name for name, p in with_gradient if not all_finite([p.grad])], {})
     here = " (finite when this process's backward ended: look at the others and at what came after)" if noted else ""
     return f"The gradient of {now or 'another process'}{here} has"
 
@@ -116,8 +116,9 @@ def _named(groups: Groups) -> Iterator[tuple[str, Any]]:
             yield group.get("layer") or (names[i] if names else place), p
 
 
-def _listed(names: Iterable[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    shown = unique if len(unique) <= _NAMED else [unique[0], "...", unique[-1]]
-    count = "" if len(unique) <= _NAMED else f" ({len(unique)} layers)"
-    return ", ".join(name if name == "..." else repr(name) for name in shown) + count
+def _listed(names: Sequence[str], noted: Mapping[str, tuple[int, Tensor]]) -> str:
+    unique = sorted(dict.fromkeys(names), key=lambda name: noted[name][0] if name in noted else 0)
+    few = len(unique) <= _NAMED
+    listed = ", ".join(map(repr, unique)) if few else f"{unique[0]!r}, ..., {unique[-1]!r} ({len(unique)} layers)"
+    # backward carries nan and inf on towards the input
+    return listed + (", beginning with the last," if noted and len(unique) > 1 else "")
