@@ -7,7 +7,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-from aegis_policy.aegis import PROJECTIONS, SUBSPACES
+from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS, SUBSPACES
 from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
 from aegis_policy.network.flow import SAMPLERS
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
@@ -135,6 +135,9 @@ class AegisVLAConfig(PreTrainedConfig):
     optimizer_eps: float = 1e-8
     optimizer_weight_decay: float = 1e-10
     optimizer_grad_clip_norm: float = 1.0
+    # nan or inf in the loss or in a gradient: "stop" the training and name the layer, or "skip" the step. Neither
+    # writes anything of it. What a loss scaler finds under float16 is no failure: it skips the step, lowers the scale.
+    on_nonfinite: str = "stop"
     scheduler_warmup_steps: int = 1_000
     scheduler_decay_steps: int = 30_000
     scheduler_decay_lr: float = 1e-5
@@ -149,6 +152,7 @@ class AegisVLAConfig(PreTrainedConfig):
         _one_of("projection", self.projection, PROJECTIONS)
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(
                 f"n_action_steps must lie between 1 and chunk_size: got {self.n_action_steps} of a chunk of "
@@ -284,6 +288,7 @@ class AegisVLAConfig(PreTrainedConfig):
             weight_decay=self.optimizer_weight_decay,
             grad_clip_norm=self.optimizer_grad_clip_norm,
             projection=self.projection,
+            on_nonfinite=self.on_nonfinite,
         )
 
     def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:

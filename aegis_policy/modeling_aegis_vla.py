@@ -19,15 +19,17 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
 from torch import Tensor
 
-from aegis_policy.aegis import GaussianAnchor
+from aegis_policy.aegis import GaussianAnchor, note_gradients, when_backward_ends
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.finite_loss import describe, not_finite
 from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
+from aegis_policy.knowledge.trainable import layer_of
 from aegis_policy.monitor import Monitor, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.expert import masked_mse
@@ -85,8 +87,9 @@ class AegisVLAPolicy(PreTrainedPolicy):
     ) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss of a batch.
 
-        In training mode with a projection that wants it, the gradient of the distance to the reference is left beside
-        each protected parameter; a penalty and the loss of VQA samples are added where the configuration asks for them.
+        In training mode with a projection that wants it, the backward pass of the loss also leaves the gradient of the
+        distance to the reference, beside each protected parameter; a penalty and the loss of VQA samples are added
+        where the configuration asks for them.
 
         Args:
             batch: From the policy's preprocessor; `action` (B, H, A) and, where chunks reach past an episode's end,
@@ -100,6 +103,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
 
         Raises:
             RuntimeError: If the optimizer cannot keep the anchor.
+            FloatingPointError: In training mode under `on_nonfinite=stop`, if the loss is nan or inf.
         """
         training = self.training and torch.is_grad_enabled()
         if training and self._protection is not None:
@@ -121,13 +125,17 @@ class AegisVLAPolicy(PreTrainedPolicy):
         added: dict[str, Tensor] = {}
         if training:
             seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps), distances)
-            self._retention.leave_anchor_gradient(seen, self._encode)
             added = self._retention.added_losses(seen, seed=int(self.noise_seed))
         metrics = self._metrics(losses, distances, added)
         if training and self.config.loss_temperature is not None:
             losses = losses * torch.exp(-losses.detach() / self.config.loss_temperature)
         loss = losses if reduction == "none" else _mean_over_actions(losses, batch)
-        return loss + sum(added.values()), metrics
+        loss = loss + sum(added.values())
+        if training:
+            loss = self._require_finite(loss, {name: metrics[name] for name in ("flow_loss", *added)}, batch)
+            self._retention.leave_anchor_gradient(loss, seen, self._encode)
+            when_backward_ends(loss, self._note_gradients)
+        return loss, metrics
 
     def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and times of this training step.
@@ -164,6 +172,27 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if self._protection is not None:
             metrics |= self._protection.report()
         return metrics | self._scores
+
+    def _require_finite(self, loss: Tensor, terms: dict[str, float], batch: dict[str, Tensor]) -> Tensor:
+        """The loss itself; one that is not finite stops the training, or gets a gradient with which no step is taken.
+
+        Raises:
+            FloatingPointError: Under `on_nonfinite=stop`.
+        """
+        if not (bad := not_finite(terms)):
+            return loss
+        layers = dict(zip(self.backbone.layers(), self._layer_distances, strict=False))
+        message = describe(bad, layers=layers, batch=batch, step=int(self.training_steps))
+        if self.config.on_nonfinite == "stop":
+            raise FloatingPointError(f"{message} Leave such steps out and go on with --policy.on_nonfinite=skip.")
+        logging.warning(message)
+        return loss * torch.nan
+
+    def _note_gradients(self) -> None:
+        layers: dict[str, list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            layers.setdefault(layer_of(name.removeprefix("backbone.vlm.")), []).append(parameter)
+        note_gradients(layers)
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """One group a protected layer, one for what else of the backbone learns, one for the expert."""

@@ -20,6 +20,7 @@ class AegisAdamWConfig(OptimizerConfig):
     weight_decay: float = 1e-10
     grad_clip_norm: float = 1.0
     projection: str = "subspace"
+    on_nonfinite: str = "stop"
 
     def build(self, params: OptimizerParams) -> torch.optim.Optimizer:
         """The optimizer over the groups of `AegisVLAPolicy.get_optim_params`."""
@@ -30,4 +31,5 @@ class AegisAdamWConfig(OptimizerConfig):
             eps=self.eps,
             weight_decay=self.weight_decay,
             projection=self.projection,
+            on_nonfinite=self.on_nonfinite,
         )

@@ -1,8 +1,10 @@
 """AEGIS (arXiv 2604.16067) and its full-covariance completion, for any torch model and any trainer."""
 
 from aegis_policy.aegis.anchor import GaussianAnchor
+from aegis_policy.aegis.anchor_gradient import backward_beside
 from aegis_policy.aegis.collector import AnchorCollector
 from aegis_policy.aegis.fingerprint import fingerprint
+from aegis_policy.aegis.finite import ON_NONFINITE, note_gradients, when_backward_ends
 from aegis_policy.aegis.optimizer import PROJECTIONS, AegisAdamW
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
 from aegis_policy.aegis.protected_group import SUBSPACES
@@ -11,6 +13,7 @@ from aegis_policy.aegis.subspace import closed_share, subspace_projector
 from aegis_policy.aegis.wasserstein import masked_moments, wasserstein2
 
 __all__ = [
+    "ON_NONFINITE",
     "PROJECTIONS",
     "SUBSPACES",
     "ActivationStatistics",
@@ -19,10 +22,13 @@ __all__ = [
     "GaussianAnchor",
     "ProjectionReport",
     "SecondMoment",
+    "backward_beside",
     "closed_share",
     "fingerprint",
     "masked_moments",
+    "note_gradients",
     "project_layer",
     "subspace_projector",
     "wasserstein2",
+    "when_backward_ends",
 ]

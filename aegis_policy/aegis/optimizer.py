@@ -33,9 +33,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adam import adam
 
+from aegis_policy.aegis.anchor_gradient import anchor_gradient, drop_anchor_gradients
+from aegis_policy.aegis.finite import ON_NONFINITE, may_step
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
-from aegis_policy.aegis.projection import ProjectionReport, project_layer
-from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_projector
+from aegis_policy.aegis.projection import ProjectionReport, project_layer, report_of
+from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_anchor_gradient, no_projector
 from aegis_policy.aegis.subspace import closed_share
 
 PROJECTIONS = ("gradient", "first_moment", "update", *SUBSPACES)
@@ -51,13 +53,14 @@ class AegisAdamW(torch.optim.AdamW):
             parameters. A weight of more than two dimensions counts as (out, rest).
         guard: An object whose `attach(optimizer)` is called once, when the optimizer is ready.
 
-    Without a subspace the anchor gradient is read from `param.anchor_grad`, which `step` sets back to
-    None. Its scale is free (loss scaling does not matter). A parameter whose `anchor_grad` is None does not
-    influence the penalty and takes AdamW's own step; a layer that has none at all is an error. Where
-    torch.distributed is initialised the anchor gradients are first averaged over all ranks, so that replicas
-    agree; each rank must set them for the same parameters.
+    Without a subspace the anchor gradient is read from `param.anchor_grad`, which `step` and `zero_grad` set
+    back to None: a step that a loss scaler skips leaves none behind. Its scale is free. A parameter whose
+    `anchor_grad` is None does not influence the penalty and takes AdamW's own step; a layer that has none at
+    all is an error. Where torch.distributed is initialised the anchor gradients are first averaged over all
+    ranks, so that replicas agree; each rank must set them for the same parameters.
 
-    State beyond AdamW's: the projectors (they follow their parameter's device) and the last step's reports.
+    State beyond AdamW's: the projectors (they follow their parameter's device), the last step's reports and
+    `skipped_steps`, those that `on_nonfinite="skip"` left out.
 
     Args:
         params: Parameters or parameter groups, as for any torch optimizer.
@@ -67,6 +70,8 @@ class AegisAdamW(torch.optim.AdamW):
         weight_decay: Decoupled weight decay; inside the guard in "update" and "subspace".
         amsgrad: As in `torch.optim.AdamW`.
         projection: One of `PROJECTIONS`.
+        on_nonfinite: Before anything is written, nan or inf in a gradient raises ("stop") or leaves the step
+            out ("skip"). None does not look, as torch, and spares the synchronisation.
         maximize: As in `torch.optim.AdamW`; not for protected layers.
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
@@ -87,6 +92,7 @@ class AegisAdamW(torch.optim.AdamW):
         amsgrad: bool = False,
         *,
         projection: str = "gradient",
+        on_nonfinite: str | None = "stop",
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -94,7 +100,11 @@ class AegisAdamW(torch.optim.AdamW):
     ) -> None:
         if projection not in PROJECTIONS:
             raise ValueError(f"projection is one of {', '.join(PROJECTIONS)}; received {projection!r}.")
+        if on_nonfinite not in (*ON_NONFINITE, None):
+            raise ValueError(f"on_nonfinite is {', '.join(ON_NONFINITE)} or None; received {on_nonfinite!r}.")
         self.projection = projection
+        self.on_nonfinite = on_nonfinite
+        self.skipped_steps = 0
         self._projectors: dict[Tensor, Tensor] = {}
         self._closed_share = 0.0
         self._layer_reports: dict[str, ProjectionReport] = {}
@@ -111,6 +121,8 @@ class AegisAdamW(torch.optim.AdamW):
             capturable=capturable,
             fused=fused,
         )
+        # A fused AdamW would be handed scaled gradients; a projection wants them unscaled and overflows gone.
+        self._step_supports_amp_scaling = False
         guards, self._guards = self._guards, None
         for guard in guards:
             guard.attach(self)
@@ -143,6 +155,7 @@ class AegisAdamW(torch.optim.AdamW):
         Raises:
             RuntimeError: Before anything has moved, if a protected layer has gradients and no anchor gradient
                 (without a subspace) or a parameter without a projector (with one).
+            FloatingPointError: Before anything has moved too, see `on_nonfinite`.
         """
         loss = None
         if closure is not None:
@@ -153,6 +166,9 @@ class AegisAdamW(torch.optim.AdamW):
             self._require_projectors(layers)
         else:
             self._require_anchor_gradients(layers)
+        if not may_step(self.param_groups, layers, on_nonfinite=self.on_nonfinite):
+            self.skipped_steps += 1
+            return loss
         take = {
             "gradient": self._gradient_step,
             "first_moment": self._first_moment_step,
@@ -167,6 +183,11 @@ class AegisAdamW(torch.optim.AdamW):
         for layer, groups in layers.items():
             self._layer_reports[layer] = take[self.projection](groups)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch, and the anchor gradients go with the gradients that they belong to."""
+        super().zero_grad(set_to_none)
+        drop_anchor_gradients(p for group in self.param_groups for p in group["params"])
 
     @property
     def last_report(self) -> dict[str, float]:
@@ -210,11 +231,11 @@ class AegisAdamW(torch.optim.AdamW):
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        extra = ("projection", "_projectors", "_closed_share", "_layer_reports", "_guards")
-        return super().__getstate__() | {name: self.__dict__[name] for name in extra}
+        kept = "projection on_nonfinite skipped_steps _projectors _closed_share _layer_reports _guards"
+        return super().__getstate__() | {name: self.__dict__[name] for name in kept.split()}
 
     def _gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
-        params = [p for p in _stepped(groups) if _anchor_grad(p) is not None]
+        params = [p for p in _stepped(groups) if anchor_gradient(p) is not None]
         projected, report = project_layer([p.grad for p in params], self._take_anchor_grads(params))
         for p, g in zip(params, projected, strict=True):
             p.grad.copy_(g)  # in place: DDP's gradients are views into its buckets
@@ -223,7 +244,7 @@ class AegisAdamW(torch.optim.AdamW):
         return report
 
     def _first_moment_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
-        params = [p for p in _stepped(groups) if _anchor_grad(p) is not None]
+        params = [p for p in _stepped(groups) if anchor_gradient(p) is not None]
         projected, report = project_layer([p.grad for p in params], self._take_anchor_grads(params))
         changes = {p: g - p.grad for p, g in zip(params, projected, strict=True)}
         for group in groups:
@@ -237,7 +258,7 @@ class AegisAdamW(torch.optim.AdamW):
         return report
 
     def _update_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
-        params = [p for p in _stepped(groups) if _anchor_grad(p) is not None]
+        params = [p for p in _stepped(groups) if anchor_gradient(p) is not None]
         anchors = self._take_anchor_grads(params)
         before = [p.clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
@@ -258,7 +279,7 @@ class AegisAdamW(torch.optim.AdamW):
             allowed, squares = self._restrict(p, _wide(p) - _wide(b))
             p.copy_(_wide(b) + allowed)
             norms.append(squares)
-        return _shed(norms)
+        return report_of(norms)
 
     def _subspace_gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
         norms = []
@@ -268,7 +289,7 @@ class AegisAdamW(torch.optim.AdamW):
             norms.append(squares)
         for group in groups:
             self._adamw(group)
-        return _shed(norms)
+        return report_of(norms)
 
     def _restrict(self, p: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
         """A move of `p` times its projector, and the squared norms (2,) before and after."""
@@ -295,8 +316,6 @@ class AegisAdamW(torch.optim.AdamW):
             capturable=group["capturable"],
             differentiable=group["differentiable"],
             fused=group["fused"],
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=getattr(self, "found_inf", None),
             has_complex=has_complex,
             decoupled_weight_decay=True,
             amsgrad=group["amsgrad"],
@@ -317,13 +336,8 @@ class AegisAdamW(torch.optim.AdamW):
 
     def _require_anchor_gradients(self, layers: dict[str, list[dict[str, Any]]]) -> None:
         for layer, groups in layers.items():
-            if all(_anchor_grad(p) is None for p in _stepped(groups)):
-                raise RuntimeError(
-                    f"A protected layer moves only along its anchor gradient's half-space; layer {layer!r} "
-                    "has task gradients and no anchor gradient. Set `param.anchor_grad` to the gradient of "
-                    "the anchor penalty before each step, or leave `layer` out of the group to train it "
-                    "unprotected."
-                )
+            if all(anchor_gradient(p) is None for p in _stepped(groups)):
+                raise RuntimeError(no_anchor_gradient(layer))
 
     def _require_projectors(self, layers: dict[str, list[dict[str, Any]]]) -> None:
         for layer, groups in layers.items():
@@ -334,8 +348,7 @@ class AegisAdamW(torch.optim.AdamW):
     def _take_anchor_grads(self, params: list[Any]) -> list[Tensor]:
         """The anchor gradients, averaged over ranks; removed from the parameters."""
         grads = [p.anchor_grad for p in params]
-        for p in params:
-            p.anchor_grad = None
+        drop_anchor_gradients(params)
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return grads
         flat = torch.cat([_wide(g).flatten() for g in grads])
@@ -377,19 +390,8 @@ def _stepped(groups: list[dict[str, Any]]) -> list[Any]:
     return [p for group in groups for p in group["params"] if p.grad is not None]
 
 
-def _anchor_grad(p: Tensor) -> Tensor | None:
-    return getattr(p, "anchor_grad", None)
-
-
 def _wide(t: Tensor) -> Tensor:
     return t.to(at_least_float32(t.dtype))
-
-
-def _shed(norms: list[Tensor]) -> ProjectionReport:
-    """A layer's report, from its weights' squared norms (2,) before and after."""
-    wanted, taken = torch.stack(norms).sum(0)
-    shed = torch.where(wanted > 0, 1 - taken / torch.where(wanted > 0, wanted, 1.0), 0.0).clamp(min=0)
-    return ProjectionReport(conflict=shed > 0, cosine=None, energy_shed=shed)
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -1,10 +1,12 @@
 """Which precision the method's sums and products run in, whatever the model's own dtype is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
@@ -15,6 +17,14 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision and integers; float32 and float64 as they are."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether every entry of every tensor is finite, () bool on the first one's device; true for none.
+
+    Looks at the largest entry: a sum of squares would overflow for large ones too.
+    """
+    return torch.isfinite(get_total_norm(tensors, float("inf")))
 
 
 @contextmanager

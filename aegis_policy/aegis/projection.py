@@ -77,6 +77,13 @@ def project_layer(
     return projected, ProjectionReport(conflict, cosine, energy_shed)
 
 
+def report_of(norms: Sequence[Tensor]) -> ProjectionReport:
+    """A layer's report, from its weights' squared norms (2,) before and after."""
+    wanted, taken = torch.stack(list(norms)).sum(0)
+    shed = torch.where(wanted > 0, 1 - taken / torch.where(wanted > 0, wanted, 1.0), 0.0).clamp(min=0)
+    return ProjectionReport(conflict=shed > 0, cosine=None, energy_shed=shed)
+
+
 def _without_underflow(anchors: list[Tensor]) -> list[Tensor]:
     """The anchor gradient at a scale at which its square is a number; the projection does not depend on the scale."""
     if anchors[0].dtype == torch.float64:  # the square of the smallest float32 number is far inside float64

@@ -59,3 +59,12 @@ def no_projector(layer: str, p: Tensor) -> str:
         f"shape {tuple(p.shape)} in layer {layer!r} has none (a norm, a bias, an embedding?). Freeze it "
         "(requires_grad_(False)) or leave it out of the protected group."
     )
+
+
+def no_anchor_gradient(layer: str) -> str:
+    """The message about a layer whose step nothing says the direction of."""
+    return (
+        f"A protected layer moves only along its anchor gradient's half-space; layer {layer!r} has task gradients and "
+        "no anchor gradient. Set `param.anchor_grad` to the gradient of the anchor penalty before each step and after "
+        "`zero_grad`, or leave `layer` out of the group to train it unprotected."
+    )

@@ -40,6 +40,6 @@ class PenaltyController(nn.Module):
         Args:
             distance: (), of this step.
         """
-        excess = (distance.detach().float() / self.bound - 1).clamp(-1, 1)
+        excess = (distance.detach().float() / self.bound - 1).clamp(-1, 1).nan_to_num(0.0)  # nan would stay for good
         self.log_scale.add_(GAIN * excess).clamp_(-LIMIT, LIMIT)
         return self.log_scale.exp()

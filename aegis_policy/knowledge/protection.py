@@ -8,10 +8,9 @@ that knows nothing of this would train unprotected: it never attaches the guard,
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor
+from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor, backward_beside
 from aegis_policy.knowledge.trainable import layer_of
 
 
@@ -44,6 +43,7 @@ class Protection:
         self.energy = energy
         self.optimizer: AegisAdamW | None = None
         self._last: dict[nn.Parameter, Tensor | None] = {}
+        self._last_is_finite: Tensor | bool = False
 
     @property
     def needs_anchor_gradient(self) -> bool:
@@ -84,25 +84,36 @@ class Protection:
                 ".build(policy.get_optim_params()). To train unprotected on purpose: --policy.knowledge=none."
             )
 
-    def set_anchor_gradient(self, distance: Tensor, *, keep: bool = False) -> None:
-        """Backward of the distance to the reference, into `.anchor_grad` of each protected parameter.
-
-        The graph is kept: the task's backward goes through it next.
+    def leave_anchor_gradient(self, loss: Tensor, distance: Tensor, *, keep: bool = False) -> None:
+        """The gradient of the distance to the reference into `.anchor_grad` of each protected parameter, when the
+        backward pass of the loss begins; see `backward_beside`.
 
         Args:
+            loss: What is trained on, with its graph.
             distance: (), with its graph.
             keep: Whether to hold on to the gradient for `repeat_anchor_gradient`: a copy of the protected weights.
         """
-        parameters = list(self.parameters.values())
-        gradients = torch.autograd.grad(distance, parameters, retain_graph=True, allow_unused=True)
-        found: dict[nn.Parameter, Tensor | None] = dict(zip(parameters, gradients, strict=True))
-        _leave(found)
-        self._last = found if keep else {}
 
-    def repeat_anchor_gradient(self) -> bool:
-        """The gradient that was kept once more into `.anchor_grad`; False if there is none."""
-        _leave(self._last)
-        return bool(self._last)
+        def remember(finite: Tensor) -> None:
+            self._last = {p: getattr(p, "anchor_grad", None) for p in self.parameters.values()}
+            self._last_is_finite = finite
+
+        self._last = {}
+        backward_beside(loss, distance, self.parameters.values(), done=remember if keep else None)
+
+    def repeat_anchor_gradient(self, loss: Tensor) -> bool:
+        """The gradient that was kept once more, when the backward pass of the loss begins; False if there is none."""
+        if not self._last or not self._last_is_finite:  # a device has long known: the step before has been logged
+            return False
+        last = self._last
+
+        def leave(_: Tensor) -> None:
+            for parameter, gradient in last.items():
+                if getattr(parameter, "anchor_grad", None) is None:  # a step of several micro-batches has it already
+                    parameter.anchor_grad = gradient  # type: ignore[attr-defined]
+
+        loss.register_hook(leave)
+        return True
 
     def report(self) -> dict[str, float]:
         """Energy shed, share of layers projected, share of directions closed in the last step; empty before it."""
@@ -118,8 +129,3 @@ class Protection:
             layer: {key: float(value) for key, value in vars(report).items() if value is not None}
             for layer, report in self.optimizer.layer_reports.items()
         }
-
-
-def _leave(gradients: Mapping[nn.Parameter, Tensor | None]) -> None:
-    for parameter, gradient in gradients.items():
-        parameter.anchor_grad = gradient  # type: ignore[attr-defined]

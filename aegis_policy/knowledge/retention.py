@@ -85,28 +85,31 @@ class Retention:
         with torch.set_grad_enabled(training and self._reference is not None and self._config.reference == "moments"):
             return anchor_distances(outputs, mask, self._anchor)
 
-    def leave_anchor_gradient(self, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
-        """The reference's gradient beside each protected parameter, where the projection wants one.
+    def leave_anchor_gradient(self, loss: Tensor, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
+        """The reference's gradient beside each protected parameter, where the projection wants one, as the loss's
+        comes.
 
         Between the steps at which the reference is looked at, that of the last look. The first step after a restart
         always looks, so a resumed training is the uninterrupted one where checkpoints come at multiples of
         `reference_every`.
 
         Args:
+            loss: What is trained on, with its graph.
             seen: The batch.
             encode: Runs the backbone on a VLM's inputs.
         """
         if self.protection is None or not self.protection.needs_anchor_gradient:
             return
         assert self._reference is not None, "made with the protection"
-        if seen.step % self._config.reference_every and self.protection.repeat_anchor_gradient():
+        if seen.step % self._config.reference_every and self.protection.repeat_anchor_gradient(loss):
             return
         few = seen.first(self._config.reference_samples)
         if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
             with watch_outputs(self._backbone.layers()) as outputs:
                 encode(dict(few.inputs))
             few = few._replace(outputs=outputs)
-        self.protection.set_anchor_gradient(self._reference(few).sum(), keep=self._config.reference_every > 1)
+        keep = self._config.reference_every > 1
+        self.protection.leave_anchor_gradient(loss, self._reference(few).sum(), keep=keep)
 
     def added_losses(self, seen: Seen, *, seed: int) -> dict[str, Tensor]:
         """What is added to the action loss, by its name in the log: the weighted penalty, the loss of VQA samples.

@@ -62,7 +62,7 @@ def test_the_anchor_gradient_is_that_of_the_distance(make_policy):
     policy = make_policy(projection="gradient").train()
     policy.config.get_optimizer_preset().build(policy.get_optim_params())
     batch = make_batch(policy)
-    policy.forward(batch)
+    policy.forward(batch)[0].backward()
     name = "model.language_model.layers.1.mlp.down_proj.weight"
     weight = policy.backbone.vlm.get_parameter(name)
     direction = torch.randn_like(weight)

@@ -1,0 +1,69 @@
+"""The anchor gradient `param.anchor_grad`: what `param.grad` would be if the distance to the anchor were the loss.
+
+With the task's loss `L`, the distance `D` and `w = dJ/dL`, where `J` is what `backward()` was called on:
+
+    .grad  +=  w dL/dp,        .anchor_grad  +=  w dD/dp        (both as one backward pass comes through `L`)
+
+`w` is 1 in a plain loop, `1/k` in each of k micro-batches, times the loss scale in float16. Seeded so, both gradients
+are sums over the same micro-batches with the same weights, and the loss scale keeps both out of float16's underflow.
+The scale that is left in `.anchor_grad` does not matter to a projection.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from aegis_policy.aegis.precision import all_finite
+
+
+def anchor_gradient(p: Tensor) -> Tensor | None:
+    """What stands beside `p.grad`; None where nothing does."""
+    return getattr(p, "anchor_grad", None)
+
+
+def drop_anchor_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sets them back to None."""
+    for p in parameters:
+        if anchor_gradient(p) is not None:
+            p.anchor_grad = None  # type: ignore[attr-defined]
+
+
+def backward_beside(
+    loss: Tensor,
+    distance: Tensor,
+    parameters: Iterable[nn.Parameter],
+    *,
+    done: Callable[[Tensor], None] | None = None,
+) -> None:
+    """Lets the backward pass of `distance` run as soon as that of `loss` begins.
+
+    Until then nothing happens: a loss that is thrown away leaves no anchor gradient. The first pass of a step (no
+    parameter has a `.grad` yet) replaces what an abandoned step may have left, later ones add to it. A gradient of the
+    distance that is not finite makes the task's so as well: that is the overflow which a loss scaler looks for, on
+    every rank; without one the optimizer refuses the step.
+
+    Args:
+        loss: The task's, of any shape, with its graph.
+        distance: (), with its graph; kept until the loss is gone, and what it shares with the loss's kept through it.
+        parameters: Those whose anchor gradient is wanted.
+        done: Called afterwards with a () bool: whether all of the distance's gradient was finite.
+    """
+    parameters = list(parameters)
+
+    def begin(upstream: Tensor) -> Tensor:
+        weight = upstream.detach().abs().sum().to(distance.dtype)
+        gradients = torch.autograd.grad(distance, parameters, weight, retain_graph=True, allow_unused=True)
+        if all(p.grad is None for p in parameters):
+            drop_anchor_gradients(parameters)
+        for p, gradient in zip(parameters, gradients, strict=True):
+            before = anchor_gradient(p)
+            if gradient is not None:
+                # Not in place: what autograd returns may be a view that repeats one number.
+                p.anchor_grad = gradient if before is None else before + gradient  # type: ignore[attr-defined]
+        finite = all_finite([g for g in gradients if g is not None])
+        if done is not None:
+            done(finite)
+        return torch.where(finite.to(upstream.device), upstream, torch.nan)
+
+    loss.register_hook(begin)
