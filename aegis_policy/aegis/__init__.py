@@ -5,9 +5,10 @@ from aegis_policy.aegis.collector import AnchorCollector
 from aegis_policy.aegis.fingerprint import fingerprint
 from aegis_policy.aegis.optimizer import PROJECTIONS, AegisAdamW
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
+from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES
 from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
-from aegis_policy.aegis.subspace import closed_share, subspace_projector
+from aegis_policy.aegis.subspace import closed_share, compact_projector, subspace_projector
 from aegis_policy.aegis.wasserstein import masked_moments, wasserstein2
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "AnchorCollector",
     "GaussianAnchor",
     "ProjectionReport",
+    "Projector",
     "SecondMoment",
     "closed_share",
+    "compact_projector",
     "fingerprint",
     "masked_moments",
     "project_layer",
