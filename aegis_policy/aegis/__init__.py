@@ -7,9 +7,10 @@ from aegis_policy.aegis.fingerprint import fingerprint
 from aegis_policy.aegis.finite import ON_NONFINITE, note_gradients, when_backward_ends
 from aegis_policy.aegis.optimizer import PROJECTIONS, AegisAdamW
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
+from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES
 from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
-from aegis_policy.aegis.subspace import closed_share, subspace_projector
+from aegis_policy.aegis.subspace import closed_share, compact_projector, subspace_projector
 from aegis_policy.aegis.wasserstein import masked_moments, wasserstein2
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "AnchorCollector",
     "GaussianAnchor",
     "ProjectionReport",
+    "Projector",
     "SecondMoment",
     "backward_beside",
     "closed_share",
+    "compact_projector",
     "fingerprint",
     "masked_moments",
     "note_gradients",

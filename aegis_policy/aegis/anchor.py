@@ -3,12 +3,13 @@
     a layer           mu*, sigma*          (D,)       per-channel moments of its outputs          -> wasserstein2
     a linear weight   Sigma = E[x x^T]     (in, in)   second moment of its inputs                 -> subspace_projector
 
-Weights that read the same input (q, k and v; gate and up) share one `Sigma`. Everything is a float32 buffer,
-`Sigma` as its packed upper triangle, so that the anchor travels in its host's `state_dict`. Sizes and names
-are in `spec()`, which is JSON-able: `GaussianAnchor.from_spec(spec)` makes a module whose buffers are ready
-for `load_state_dict`.
+Weights that read the same input (q, k and v; gate and up) share one `Sigma`. Everything is float32 and travels in its
+host's `state_dict`. Means and deviations are buffers. `Sigma`, a packed upper triangle, is none: it is needed once, to
+make projectors, and stays on the CPU wherever the host goes (6 GB for PaliGemma2-3B, which a GPU would hold for
+nothing and DDP would broadcast before each forward pass). Sizes and names are in `spec()`, which is JSON-able:
+`GaussianAnchor.from_spec(spec)` makes a module that is ready for `load_state_dict`.
 
-Buffer names cannot hold dots. They are `kind:name` with `~` written as `~0` and `.` as `~1` (the escape of
+Names of buffers cannot hold dots. They are `kind:name` with `~` written as `~0` and `.` as `~1` (the escape of
 JSON pointers, RFC 6901).
 """
 
@@ -22,7 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aegis_policy.aegis.subspace import closed_share, subspace_projector
+from aegis_policy.aegis.projector import Projector
+from aegis_policy.aegis.subspace import compact_projector
 
 FORMAT = "aegis-gaussian-anchor-1"
 
@@ -54,8 +56,10 @@ class GaussianAnchor(nn.Module):
         for layer, width in self._layer_widths.items():
             self.register_buffer(_buffer_name("mean", layer), torch.zeros(width))
             self.register_buffer(_buffer_name("std", layer), torch.zeros(width))
-        for name, width in self._input_widths.items():
-            self.register_buffer(_buffer_name("second_moment", name), torch.zeros(width * (width + 1) // 2))
+        self._packed: dict[str, Tensor] = {
+            _buffer_name("second_moment", name): torch.zeros(width * (width + 1) // 2, device="cpu")
+            for name, width in self._input_widths.items()
+        }
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "GaussianAnchor":
@@ -130,10 +134,10 @@ class GaussianAnchor(nn.Module):
         return self._moment("std", layer, self._layer_widths)
 
     def second_moment(self, weight: str) -> Tensor:
-        """`E[x x^T]` of the inputs of a linear weight, (in, in), unpacked anew on each call."""
+        """`E[x x^T]` of the inputs of a linear weight, (in, in), on the CPU, unpacked anew on each call."""
         if weight not in self._input_of:
             raise KeyError(_unknown("weight", weight, self._input_of))
-        return _unpack(self._moment("second_moment", self._input_of[weight], self._input_widths))
+        return _unpack(self._packed[_buffer_name("second_moment", self._input_of[weight])])
 
     @torch.no_grad()
     def projectors(
@@ -142,17 +146,16 @@ class GaussianAnchor(nn.Module):
         energy: float | None = None,
         epsilon: float | None = None,
         weights: Collection[str] | None = None,
+        device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Tensor]:
-        """`subspace_projector` of each weight; weights that read the same input share one tensor.
-
-        The eigen-decompositions run where the buffers are (width 9216 takes minutes on a CPU, seconds on a
-        GPU).
+    ) -> dict[str, Projector]:
+        """The projector of each weight (`subspace_projector`, in compact form); weights that read one input share one.
 
         Args:
             energy: Hard form, see `subspace_projector`.
             epsilon: Soft form, see `subspace_projector`.
             weights: Only these, for example to treat vision and language differently; None takes all.
+            device: Where the eigen-decompositions run and the projectors are (width 9216 takes minutes on a CPU).
             progress: Called as `progress(done, total)` after each distinct input.
 
         Returns:
@@ -167,18 +170,16 @@ class GaussianAnchor(nn.Module):
             if weight not in self._input_of:
                 raise KeyError(_unknown("weight", weight, self._input_of))
         owners = list(dict.fromkeys(self._input_of[w] for w in wanted))
-        by_owner: dict[str, Tensor] = {}
+        by_owner: dict[str, Projector] = {}
         for done, owner in enumerate(owners, start=1):
-            by_owner[owner] = subspace_projector(self.second_moment(owner), energy=energy, epsilon=epsilon)
+            by_owner[owner] = compact_projector(self.second_moment(owner).to(device), energy=energy, epsilon=epsilon)
             if progress is not None:
                 progress(done, len(owners))
         return {w: by_owner[self._input_of[w]] for w in wanted}
 
     def closed_share(self, *, energy: float | None = None, epsilon: float | None = None) -> dict[str, float]:
         """Share of the input directions that `projectors(...)` would close, per weight and as `"mean"`."""
-        projectors = self.projectors(energy=energy, epsilon=epsilon)
-        known = {id(p): closed_share(p) for p in projectors.values()}
-        shares = {weight: known[id(p)] for weight, p in projectors.items()}
+        shares = {w: p.closed_share for w, p in self.projectors(energy=energy, epsilon=epsilon).items()}
         return shares | {"mean": sum(shares.values()) / max(len(shares), 1)}
 
     def check(
@@ -226,7 +227,7 @@ class GaussianAnchor(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; the spec is JSON in its header."""
-        tensors = {name: buffer.contiguous().cpu() for name, buffer in self.named_buffers()}
+        tensors = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(tensors, str(path), metadata={"spec": json.dumps(self.spec())})
 
     @classmethod
@@ -264,6 +265,29 @@ class GaussianAnchor(nn.Module):
                 self._buffers[name] = original.to(buffer.device)
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: packed for name, packed in self._packed.items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # For torch they are buffers while they load, so that missing names and wrong sizes are its own errors.
+        self._buffers.update(self._packed)
+        try:
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+        finally:
+            self._packed = {name: self._buffers.pop(name) for name in self._packed}  # type: ignore[misc]
+
     def _fill(self, kind: str, name: str, value: Tensor) -> None:
         if not torch.isfinite(value).all():
             raise ValueError(
@@ -271,7 +295,8 @@ class GaussianAnchor(nn.Module):
                 "activation was inf or NaN. Run the anchor pass in float32 or bfloat16, or mask the tokens "
                 "that overflow."
             )
-        self._moment(kind, name, {name: 0}).copy_(value)
+        name = _buffer_name(kind, name)
+        (self._packed[name] if name in self._packed else self.get_buffer(name)).copy_(value)
 
     def _moment(self, kind: str, name: str, known: Collection[str]) -> Tensor:
         if name not in known:

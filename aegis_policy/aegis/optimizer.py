@@ -16,7 +16,7 @@ displacement that AdamW makes, with everything in it:
                                                             its gradient and has left the open span again
 
 The displacement is measured (weights after minus weights before), so whatever AdamW does is inside the guard.
-That costs a copy of one layer's weights at a time, and for a subspace one matrix product a weight. Adam's
+That costs a copy of one layer's weights at a time, and for a subspace the product of a step and its projector. Adam's
 moments are those of the unprojected gradient in "update" and "subspace".
 
 Rounding: products and projections run in float32 or better; adding to the weight rounds to the weight's
@@ -37,6 +37,7 @@ from aegis_policy.aegis.anchor_gradient import anchor_gradient, drop_anchor_grad
 from aegis_policy.aegis.finite import ON_NONFINITE, may_step
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 from aegis_policy.aegis.projection import ProjectionReport, project_layer, report_of
+from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_anchor_gradient, no_projector
 from aegis_policy.aegis.subspace import closed_share
 
@@ -49,8 +50,8 @@ class AegisAdamW(torch.optim.AdamW):
     Group keys beyond AdamW's own (only `"layer"` stays in `state_dict`, which is therefore JSON-able but for
     the state's tensors):
         layer: Name of the protected layer. Groups of one name are one layer.
-        projectors: For a subspace: one `P` (in, in) a parameter, parallel to `params`; None only for frozen
-            parameters. A weight of more than two dimensions counts as (out, rest).
+        projectors: For a subspace: one `P` (in, in) a parameter, a `Projector` or the matrix itself, parallel to
+            `params`; None only for frozen parameters. A weight of more than two dimensions counts as (out, rest).
         guard: An object whose `attach(optimizer)` is called once, when the optimizer is ready.
 
     Without a subspace the anchor gradient is read from `param.anchor_grad`, which `step` and `zero_grad` set
@@ -105,7 +106,7 @@ class AegisAdamW(torch.optim.AdamW):
         self.projection = projection
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
-        self._projectors: dict[Tensor, Tensor] = {}
+        self._projectors: dict[Tensor, Projector | Tensor] = {}
         self._closed_share = 0.0
         self._layer_reports: dict[str, ProjectionReport] = {}
         self._guards: list[Any] | None = []  # None once attached
@@ -277,7 +278,7 @@ class AegisAdamW(torch.optim.AdamW):
         norms = []
         for p, b in zip(params, before, strict=True):
             allowed, squares = self._restrict(p, _wide(p) - _wide(b))
-            p.copy_(_wide(b) + allowed)
+            p.copy_(allowed.add_(_wide(b)))
             norms.append(squares)
         return report_of(norms)
 
@@ -356,7 +357,7 @@ class AegisAdamW(torch.optim.AdamW):
         parts = (flat / dist.get_world_size()).split([g.numel() for g in grads])
         return [part.view(g.shape) for part, g in zip(parts, grads, strict=True)]
 
-    def _projector(self, p: Tensor) -> Tensor:
+    def _projector(self, p: Tensor) -> Projector | Tensor:
         """A parameter's projector on its device and in its precision; moved once, for all that share it."""
         source = self._projectors[p]
         moved = source.to(device=p.device, dtype=at_least_float32(p.dtype))
@@ -366,7 +367,7 @@ class AegisAdamW(torch.optim.AdamW):
                     self._projectors[other] = moved
         return moved
 
-    def _keep_projectors(self, params: list[Tensor], projectors: list[Tensor | None] | None) -> None:
+    def _keep_projectors(self, params: list[Tensor], projectors: list[Projector | Tensor | None] | None) -> None:
         if self.projection not in SUBSPACES:
             return
         for p, projector in zip(params, projectors or [], strict=True):

@@ -4,10 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
+from aegis_policy.aegis.projector import Projector
+
 SUBSPACES = ("subspace", "subspace_gradient")  # restricted by projectors; other projections by an anchor gradient
 
 
-def check_protected(group: dict[str, Any], projectors: list[Tensor | None] | None, *, projection: str) -> None:
+def check_protected(
+    group: dict[str, Any], projectors: list[Projector | Tensor | None] | None, *, projection: str
+) -> None:
     """Refuses a parameter group that asks for something that the projection cannot protect.
 
     Args:

@@ -15,6 +15,11 @@ import torch
 from torch import Tensor
 
 from aegis_policy.aegis.precision import at_least_float32
+from aegis_policy.aegis.projector import Projector
+
+# Up to this width two thin matrix products take as long as one with the matrix, which is small anyway
+# (benchmarks/subspace.py).
+SMALL = 256
 
 
 def subspace_projector(second_moment: Tensor, *, energy: float | None = None, epsilon: float | None = None) -> Tensor:
@@ -38,24 +43,40 @@ def subspace_projector(second_moment: Tensor, *, energy: float | None = None, ep
         ValueError: Unless exactly one of `energy` and `epsilon` is given and in range, and the matrix is
             square and finite.
     """
+    vectors, shrink = _closed_directions(second_moment, energy, epsilon)
+    # Written as I minus the closed part, so that nothing closed is exactly the identity.
+    identity = torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device)
+    return _like(second_moment, identity - (vectors * shrink) @ vectors.T)
+
+
+def compact_projector(second_moment: Tensor, *, energy: float | None = None, epsilon: float | None = None) -> Projector:
+    """The same `P` in the form that costs least; arguments and errors are those of `subspace_projector`."""
+    if energy is None or len(second_moment) <= SMALL:
+        return Projector(subspace_projector(second_moment, energy=energy, epsilon=epsilon), "matrix")
+    vectors, closed = _closed_directions(second_moment, energy, epsilon)
+    return Projector.of_directions(_like(second_moment, vectors), closed.bool().to(second_moment.device))
+
+
+def closed_share(projector: Tensor | Projector) -> float:
+    """Share of the directions that a projector closes, `1 - trace(P) / in`, in [0, 1]."""
+    return (projector if isinstance(projector, Projector) else Projector(projector, "matrix")).closed_share
+
+
+def _closed_directions(second_moment: Tensor, energy: float | None, epsilon: float | None) -> tuple[Tensor, Tensor]:
+    """Eigenvectors (in, in) in float64, and how much of each is closed (in,)."""
     _check(second_moment, energy, epsilon)
     sigma = second_moment.detach()
-    dtype = at_least_float32(sigma.dtype)
     wide = (sigma.cpu() if sigma.device.type == "mps" else sigma).double()
     values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
     # Rounding makes eigenvalues of a singular matrix slightly negative, which the soft form could divide by.
     values = values.clamp(min=0)
-    noise = len(wide) ** 0.5 * torch.finfo(dtype).eps * values[-1]
-    shrink = _closed_hard(values, energy, noise) if energy is not None else _closed_soft(values, epsilon)
-    # Written as I minus the closed part, so that nothing closed is exactly the identity.
-    identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    projector = identity - (vectors * shrink) @ vectors.T
-    return projector.to(device=sigma.device, dtype=dtype)
+    noise = len(wide) ** 0.5 * torch.finfo(at_least_float32(sigma.dtype)).eps * values[-1]
+    return vectors, _closed_hard(values, energy, noise) if energy is not None else _closed_soft(values, epsilon)
 
 
-def closed_share(projector: Tensor) -> float:
-    """Share of the directions that a projector closes, `1 - trace(P) / in`, in [0, 1]."""
-    return 1.0 - projector.diagonal().double().mean().item()
+def _like(second_moment: Tensor, value: Tensor) -> Tensor:
+    """Rounded once, to where and in what precision projectors are kept."""
+    return value.to(device=second_moment.device, dtype=at_least_float32(second_moment.dtype))
 
 
 def _closed_hard(values: Tensor, energy: float, noise: Tensor) -> Tensor:

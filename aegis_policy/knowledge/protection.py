@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor, backward_beside
+from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor, Projector, backward_beside
 from aegis_policy.knowledge.trainable import layer_of
 
 
@@ -52,9 +52,10 @@ class Protection:
 
     def groups(self, **options: Any) -> list[dict[str, Any]]:
         """One parameter group a protected layer, for `AegisAdamW`; `options` such as `lr` go into each."""
-        projectors: Mapping[str, Tensor] = {}
+        projectors: Mapping[str, Projector] = {}
         if self.projection in SUBSPACES:
-            projectors = self.anchor.projectors(epsilon=self.epsilon, energy=self.energy)
+            device = next(iter(self.parameters.values())).device
+            projectors = self.anchor.projectors(epsilon=self.epsilon, energy=self.energy, device=device)
         layers: dict[str, list[str]] = {}
         for name in self.parameters:
             layers.setdefault(layer_of(name), []).append(name)

@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 NANO = "nano"
 # PaliGemma numbers its tokens from 1, everybody else from 0: the expert's tokens follow without a gap.
 FIRST_POSITION = {"paligemma": 1}
+# Whose prefix sees all of itself. Asked for it by token types, transformers evaluates a function of two indices with
+# vmap: 8 ms a mask on a CPU, however small the model. The same mask, made by broadcasting, costs nothing.
+SEES_ITSELF = ("paligemma",)
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ class Prefix:
     def cache(self) -> DynamicCache:
         """A fresh cache that a decoder may append to without touching the prefix."""
         cache = DynamicCache()
-        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(key, value, layer)
+        for key, value in zip(self.keys, self.values, strict=True):
+            layer = DynamicLayer()
+            layer.lazy_initialization(key, value)
+            layer.keys, layer.values = key, value  # `update` would copy them first; to append makes new tensors anyway
+            cache.layers.append(layer)
         return cache
 
 
@@ -177,7 +183,8 @@ class Backbone(nn.Module):
         Raises:
             RuntimeError: If the VLM returns no usable cache, as under transformers' gradient checkpointing.
         """
-        outputs = self.vlm.base_model(**inputs, use_cache=True)
+        attention_mask = self._attention_mask(inputs["attention_mask"])
+        outputs = self.vlm.base_model(**{**inputs, "attention_mask": attention_mask}, use_cache=True)
         cache = outputs.past_key_values
         mask = inputs["attention_mask"].bool()
         depth = self.text_config.num_hidden_layers
@@ -198,3 +205,9 @@ class Backbone(nn.Module):
             mask=mask,
             next_position=next_position,
         )
+
+    def _attention_mask(self, mask: Tensor) -> Tensor:
+        """What the VLM is given for (B, T): the same, or (B, 1, T, T) where a prefix sees all of itself."""
+        if self.vlm.config.model_type not in SEES_ITSELF or self.text_config._attn_implementation != "sdpa":
+            return mask
+        return mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)

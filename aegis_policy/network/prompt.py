@@ -111,7 +111,10 @@ def to_uint8(image: Tensor) -> Tensor:
         image = image[:, -1]
     if image.dtype == torch.uint8:
         return image
-    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+    rounded = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
+    for one, into in zip(image, rounded, strict=True):  # a batch of float images at once would leave the CPU's cache
+        into.copy_((one * 255).round_().clamp_(0, 255))
+    return rounded
 
 
 def _prompt(processor: Any, text: str, *, count: int) -> str:

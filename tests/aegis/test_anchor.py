@@ -53,7 +53,7 @@ def test_the_packed_triangle_is_the_matrix_in_half_the_memory(width: int) -> Non
     sigma = sigma + sigma.T
     made = GaussianAnchor.from_moments({}, [(["w"], sigma)], fingerprint="", samples=1)
     assert torch.equal(made.second_moment("w"), sigma)
-    assert [b.numel() for b in made.buffers()] == [width * (width + 1) // 2]
+    assert [t.numel() for t in made.state_dict().values()] == [width * (width + 1) // 2]
 
 
 def test_save_and_load_is_the_identity(tmp_path: Path) -> None:
@@ -85,6 +85,29 @@ def test_casting_the_host_does_not_round_it() -> None:
     assert same(copy.deepcopy(host).half().anchor, anchor())
 
 
+def test_second_moments_stay_where_they_are_when_the_host_moves_and_nobody_broadcasts_them() -> None:
+    host = Host(anchor()).to("meta")  # a device that keeps no values
+    assert host.anchor.mean("l.0").is_meta
+    for weight in host.anchor.weights:
+        assert torch.equal(host.anchor.second_moment(weight), anchor().second_moment(weight))
+    assert not [name for name, _ in host.named_buffers() if "second_moment" in name]
+
+
+def test_a_state_dict_that_lacks_a_second_moment_or_has_one_of_another_size_is_refused() -> None:
+    state = anchor().state_dict()
+    name = next(n for n in state if "second_moment" in n)
+    empty = GaussianAnchor.from_spec(anchor().spec())
+    for wrong, message in (
+        ({n: t for n, t in state.items() if n != name}, "Missing key"),
+        (state | {name: torch.zeros(3)}, "size mismatch"),
+        (state | {name + "x": torch.zeros(3)}, "Unexpected key"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            empty.load_state_dict(wrong)
+    empty.load_state_dict(state)
+    assert same(empty, anchor())
+
+
 def test_it_is_no_parameter_and_has_no_gradient() -> None:
     assert not list(anchor().parameters())
     assert not any(b.requires_grad for b in anchor().buffers())
@@ -96,7 +119,7 @@ def test_projectors_are_those_of_the_second_moments_and_shared_where_the_input_i
     projectors = made.projectors(energy=0.9, progress=lambda done, total: steps.append((done, total)))
     assert list(projectors) == made.weights
     for weight, projector in projectors.items():
-        assert torch.equal(projector, subspace_projector(made.second_moment(weight), energy=0.9))
+        assert torch.equal(projector.matrix(), subspace_projector(made.second_moment(weight), energy=0.9))
     assert projectors["l.0.q.weight"] is projectors["l.0.k.weight"]
     assert steps == [(1, 2), (2, 2)]
     assert list(made.projectors(epsilon=0.1, weights=["l.0.k.weight"])) == ["l.0.k.weight"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from aegis_policy.aegis import PROJECTIONS, AegisAdamW, subspace_projector
+from aegis_policy.aegis import PROJECTIONS, AegisAdamW, Projector, subspace_projector
 
 LR, BETAS, EPS, DECAY = 1e-2, (0.9, 0.99), 1e-8, 0.1
 
@@ -212,16 +212,19 @@ def test_in_gradient_mode_weight_decay_is_not_guarded_as_in_the_paper() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, 500), (torch.float64, 100), (torch.bfloat16, 50)])
-@pytest.mark.parametrize("energy", [0.9, 1.0])
+@pytest.mark.parametrize(("energy", "rank", "form"), [(0.9, 6, "matrix"), (1.0, 6, "closed"), (1.0, 12, "open")])
 def test_no_anchor_input_in_the_closed_span_ever_sees_the_weight_move(
-    dtype: torch.dtype, steps: int, energy: float
+    dtype: torch.dtype, steps: int, energy: float, rank: int, form: str
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    width, rank = 16, 6
+    width = 16
     x = torch.randn(200, rank, generator=generator, dtype=torch.float64)
     x = x @ torch.randn(rank, width, generator=generator, dtype=torch.float64)
-    projector = subspace_projector(x.T @ x / len(x), energy=energy)
-    closed = x @ (torch.eye(width, dtype=torch.float64) - projector)  # what of each input lies in the closed span
+    matrix = subspace_projector(x.T @ x / len(x), energy=energy)
+    closed = x @ (torch.eye(width, dtype=torch.float64) - matrix)  # what of each input lies in the closed span
+    open_or_not, vectors = torch.linalg.eigh(matrix)
+    projector = Projector.of_directions(vectors, open_or_not < 0.5) if form != "matrix" else matrix
+    assert isinstance(projector, torch.Tensor) or projector.form == form
 
     (p,) = parameters(1, (8, width), dtype=dtype)
     before = p.detach().double().clone()

@@ -5,7 +5,7 @@ import torch
 
 from aegis_policy.modeling_aegis_vla import vlm_inputs
 from aegis_policy.network.backbone import Backbone
-from aegis_policy.network.prompt import encode_prompts, load_processor
+from aegis_policy.network.prompt import encode_prompts, load_processor, to_uint8
 from tests.policy.conftest import make_batch, make_samples, train
 from tests.policy.tiny_backbones import FAMILIES
 
@@ -35,6 +35,30 @@ def test_padding_a_prompt_on_the_right_changes_nothing_that_the_expert_reads(tin
     assert together.next_position[0] == alone.next_position[0]
     for one, padded in zip(alone.keys + alone.values, together.keys + together.values, strict=True):
         torch.testing.assert_close(padded[0, :, :length], one[0, :, :length], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_prefix_is_bit_for_bit_what_the_vlm_itself_makes_of_its_processors_inputs(tiny_folder, family):
+    # the mask of a family whose prefix sees all of itself is not the VLM's own: it must have the same values
+    folder = str(tiny_folder[family])
+    backbone, processor = Backbone.load(folder).eval(), load_processor(folder)
+    texts = ["touch", "push the blue one to the left"]  # of two lengths, so that there is padding
+    inputs = encode_prompts(processor, [s.images for s in make_samples(2)], texts)
+    assert not inputs["attention_mask"].all()
+    expected = backbone.vlm.base_model(**inputs, use_cache=True).past_key_values.layers
+    prefix = backbone.encode(inputs)
+    for layer, key, value in zip(expected, prefix.keys, prefix.values, strict=True):
+        assert torch.equal(key, layer.keys)
+        assert torch.equal(value, layer.values)
+
+
+def test_an_images_numbers_are_rounded_to_the_nearest_of_256_and_left_as_they_were():
+    image = torch.tensor([-0.1, 0.0, 0.4 / 255, 0.6 / 255, 254.5 / 255, 1.0, 1.1]).expand(2, 3, 1, 7)
+    before = image.clone()
+    assert to_uint8(image)[1, 2, 0].tolist() == [0, 0, 0, 1, 254, 255, 255]  # halves go to the even number
+    assert torch.equal(image, before)
+    drawn = torch.rand(3, 1, 3, 5, 4)
+    assert torch.equal(to_uint8(drawn), (drawn[:, -1] * 255).round().clamp(0, 255).to(torch.uint8))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
