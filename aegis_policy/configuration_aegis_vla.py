@@ -44,6 +44,9 @@ class AegisVLAConfig(PreTrainedConfig):
     backbone: str = "nano"
     # Commit, tag or branch of a hub id.
     backbone_revision: str | None = None
+    # Language layers, from the input on, that the prefix passes through, the expert reads and training changes (as in
+    # SmolVLA); None: all. The others stay as they were pre-trained, for answering: cheaper steps, not less memory.
+    num_vlm_layers: int | None = None
     # Start from another policy: folder or hub id of a LeRobot checkpoint of type pi0 or pi05. Its VLM and its expert
     # are loaded and what its configuration decides is taken over; `backbone` then only names the VLM's processor, by
     # default the one whose tokenizer the checkpoint uses.
@@ -165,6 +168,7 @@ class AegisVLAConfig(PreTrainedConfig):
             "expert_intermediate_size",
             "padded_action_size",
             "prompt_max_tokens",
+            "num_vlm_layers",
             "optimizer_lr",
             "anchor_samples",
             "cotraining_samples",
@@ -175,6 +179,11 @@ class AegisVLAConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive: got {value}.")
         if self.probe_freq < 0:
             raise ValueError(f"probe_freq must be a number of steps, or 0 for never: got {self.probe_freq}.")
+        if self.init_from and self.num_vlm_layers is not None:
+            raise ValueError(
+                f"The expert of init_from reads every layer of its VLM: num_vlm_layers={self.num_vlm_layers} would cut "
+                "off what it has learned to read. Leave it out, or start a new expert with --policy.backbone."
+            )
         self._check_subspace()
         self._check_reference()
 

@@ -5,6 +5,7 @@ Legend: `B` batch, `H` horizon (`chunk_size`), `A` action size, `S` state size.
 
 import json
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -343,11 +344,10 @@ class AegisVLAPolicy(PreTrainedPolicy):
     # --- LeRobot's PEFT ------------------------------------------------------------------------------------------
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
-        """Adapters on every linear map of the language layers; the expert is trained whole."""
+        """Adapters on every linear map of the language layers that the prefix passes; the expert is trained whole."""
+        layers = "|".join(re.escape(name) for name in self.backbone.layers())
         return {
-            "target_modules": rf"backbone\.vlm\.{self.backbone.decoder_name}\.layers\.\d+\..*_proj".replace(
-                "model.", r"model\."
-            ),
+            "target_modules": rf"backbone\.vlm\.({layers})\..*_proj",
             "modules_to_save": ["expert"],
         }
 

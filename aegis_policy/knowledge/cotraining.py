@@ -49,7 +49,8 @@ class CoTraining:
         count = min(max(1, round(over * beside)), len(self._samples))
         drawn = np.random.default_rng([self._seed, step]).choice(len(self._samples), count, replace=False)
         samples = [self._samples[i] for i in drawn]
-        inputs, labels = with_answers(self._processor, samples, end=end_of_answer(backbone, self._processor))
+        end = end_of_answer(backbone, self._processor)
+        inputs, labels = with_answers(self._processor, samples, end=end, token_type=backbone.answer_type)
         inputs = {key: value.to(device) for key, value in inputs.items()}
         logits = backbone.vlm(**inputs, use_cache=False).logits[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten().to(device), ignore_index=IGNORED)
@@ -63,13 +64,16 @@ def end_of_answer(backbone: Backbone, processor: Any) -> int:
     return processor.tokenizer.eos_token_id if first is None else first
 
 
-def with_answers(processor: Any, samples: Sequence[VQASample], *, end: int) -> tuple[dict[str, Tensor], Tensor]:
+def with_answers(
+    processor: Any, samples: Sequence[VQASample], *, end: int, token_type: int
+) -> tuple[dict[str, Tensor], Tensor]:
     """Prompts with their answers behind them, padded on the right.
 
     Args:
         processor: The VLM's own.
         samples: Questions; the first accepted answer counts.
         end: Token behind an answer, from `end_of_answer`.
+        token_type: Of an answer's tokens, for a model that is given types: `Backbone.answer_type`.
 
     Returns:
         The VLM's inputs, and labels (B, T): the tokens of the answers and of the end, `IGNORED` elsewhere.
@@ -86,8 +90,8 @@ def with_answers(processor: Any, samples: Sequence[VQASample], *, end: int) -> t
         here = slice(length, length + len(answer))
         longer["input_ids"][row, here] = labels[row, here] = torch.tensor(answer)
         longer["attention_mask"][row, here] = 1
-        if "token_type_ids" in longer:  # PaliGemma's mark of what may not be looked at from before
-            longer["token_type_ids"][row, here] = 1
+        if "token_type_ids" in longer:  # what may not be looked at from before
+            longer["token_type_ids"][row, here] = token_type
     return longer, labels
 
 

@@ -6,7 +6,8 @@
     aegis, a subspace       linear maps whose inputs the anchor knows; norms, biases, embeddings and convolutions are
                             no such maps, so they stay as they are
 
-`tune_vision=False` leaves only the language model of each row. An output head that is no embedding learns where answers
+`tune_vision=False` leaves only the language model of each row. Language layers behind the prefix (`num_vlm_layers`)
+never learn. An output head that is no embedding learns where answers
 are trained beside actions (co-training) and no layer is protected: actions never reach it.
 """
 
@@ -53,6 +54,7 @@ def choose_trainable(
         learns = (
             knowledge != "frozen"
             and id(parameter) not in unused
+            and not backbone.is_beyond(name)
             and (tune_vision or backbone.is_language(name))
             and (not subspace or name in anchored)
         )

@@ -1,13 +1,13 @@
 """One thin adapter over every image-text-to-text model of transformers.
 
 The prefix (images and instruction) runs through the VLM's own `forward`; what the action expert reads is the key/value
-cache that this forward returns. Nothing of a VLM is copied here, and no family is named but for where the positions
-of its tokens begin.
+cache that this forward fills. Nothing of a VLM is copied here, and no family is named but in the three tables below.
 
 Legend: `B` batch, `T` prefix tokens, `L` language layers, `H` key/value heads, `d` head size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,9 +18,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from aegis_policy.network.loading import load_pretrained_vlm, load_vlm_config
+from aegis_policy.network.readable import refuse_unreadable
+
 NANO = "nano"
 # PaliGemma numbers its tokens from 1, everybody else from 0: the expert's tokens follow without a gap.
 FIRST_POSITION = {"paligemma": 1}
+# `token_type_ids` of what follows a prompt and sees only what came before. To PaliGemma 0 is its prompt, to Gemma 3 an
+# image is 1, and both look ahead within.
+ANSWER_TYPE = {"paligemma": 1}
 # Whose prefix sees all of itself. Asked for it by token types, transformers evaluates a function of two indices with
 # vmap: 8 ms a mask on a CPU, however small the model. The same mask, made by broadcasting, costs nothing.
 SEES_ITSELF = ("paligemma",)
@@ -80,50 +86,47 @@ class Backbone(nn.Module):
 
     Args:
         vlm: Any transformers model that `AutoModelForImageTextToText` builds.
+        num_layers: How many of its language layers the prefix passes through; None: all. The others stay where they
+            are, for answering.
+
+    Raises:
+        ValueError: If an action expert cannot read it, or it has fewer layers.
     """
 
-    def __init__(self, vlm: PreTrainedModel):
+    def __init__(self, vlm: PreTrainedModel, *, num_layers: int | None = None):
         super().__init__()
+        refuse_unreadable(vlm.config)
         self.vlm = vlm
-        if getattr(self.text_config, "num_kv_shared_layers", 0):
+        total = len(self.decoder.layers)
+        if num_layers is not None and not 1 <= num_layers <= total:
             raise ValueError(
-                f"{type(vlm).__name__} shares keys and values between layers (num_kv_shared_layers="
-                f"{self.text_config.num_kv_shared_layers}): an action expert that reads the cache layer by layer "
-                "has nothing to read there. Choose a backbone without shared layers."
+                f"num_vlm_layers must lie between 1 and the language model's depth: got {num_layers} of {total} layers "
+                f"of {type(vlm).__name__}. Leave it out to use all."
             )
+        self.depth = num_layers or total
 
     @classmethod
-    def load(cls, name: str, *, revision: str | None = None, weights: bool = True) -> "Backbone":
+    def load(
+        cls, name: str, *, revision: str | None = None, weights: bool = True, num_layers: int | None = None
+    ) -> "Backbone":
         """Builds the VLM behind `name` in float32.
 
         Args:
             name: `"nano"`, a local folder or a hub id.
             revision: Commit, tag or branch of a hub id.
             weights: Whether to load its weights; without them the caller loads a checkpoint afterwards.
+            num_layers: Language layers that the prefix passes through; None: all.
 
         Raises:
-            ValueError: If there is no such model, or it is none that reads images.
+            ValueError: If there is no such model, it is none that an expert can read, or its weights are not whole.
         """
         source = resolve_backbone(name)
-        try:
-            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-            if not weights:
-                return cls(AutoModelForImageTextToText.from_config(config, dtype=torch.float32))
-            return cls(
-                AutoModelForImageTextToText.from_pretrained(
-                    source,
-                    config=config,
-                    revision=revision,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                )
-            )
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"Cannot load backbone {name!r}: it must be {NANO!r}, a folder with config.json and safetensors, or a "
-                f"hub id of an image-text-to-text model (with network access). Underlying error: {error}"
-            ) from error
+        config = load_vlm_config(source, revision=revision)
+        if not weights:
+            vlm = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        else:
+            vlm = load_pretrained_vlm(source, config, revision=revision)
+        return cls(vlm, num_layers=num_layers)
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> "Backbone":
@@ -141,6 +144,11 @@ class Backbone(nn.Module):
         return self.vlm.config.get_text_config(decoder=True)
 
     @property
+    def commit(self) -> str | None:
+        """The commit of the hub that it was loaded from; None for a folder."""
+        return getattr(self.vlm.config, "_commit_hash", None)
+
+    @property
     def decoder(self) -> Any:
         """The language model inside the VLM, without its head (a `PreTrainedModel`)."""
         return self.vlm.get_decoder()
@@ -151,9 +159,14 @@ class Backbone(nn.Module):
         return next(name for name, module in self.vlm.named_modules() if module is self.decoder)
 
     def layers(self) -> dict[str, nn.Module]:
-        """Qualified name -> transformer layer of the language model, from input to output."""
+        """Qualified name -> transformer layer of the language model that the prefix passes, from input to output."""
         prefix = self.decoder_name
-        return {f"{prefix}.layers.{i}": layer for i, layer in enumerate(self.decoder.layers)}
+        return {f"{prefix}.layers.{i}": layer for i, layer in enumerate(self.decoder.layers[: self.depth])}
+
+    def is_beyond(self, name: str) -> bool:
+        """Whether a qualified name belongs to a language layer behind those that the prefix passes through."""
+        prefix = f"{self.decoder_name}.layers."
+        return name.startswith(prefix) and int(name.removeprefix(prefix).partition(".")[0]) >= self.depth
 
     def linears(self) -> dict[str, nn.Linear]:
         """Qualified weight name -> linear map of the VLM that the prefix passes through (so without the head)."""
@@ -161,13 +174,18 @@ class Backbone(nn.Module):
         return {
             f"{name}.weight": module
             for name, module in self.vlm.named_modules()
-            if isinstance(module, nn.Linear) and module is not head
+            if isinstance(module, nn.Linear) and module is not head and not self.is_beyond(name)
         }
 
     @property
     def image_token(self) -> int:
         """Id of the tokens in whose places the features of images stand."""
         return int(self.vlm.config.image_token_id)
+
+    @property
+    def answer_type(self) -> int:
+        """The `token_type_ids` of an answer's tokens, for a model that is given some."""
+        return ANSWER_TYPE.get(self.vlm.config.model_type, 0)
 
     def is_language(self, name: str) -> bool:
         """Whether a qualified name belongs to the language model (else: vision tower, projector)."""
@@ -184,17 +202,18 @@ class Backbone(nn.Module):
             RuntimeError: If the VLM returns no usable cache, as under transformers' gradient checkpointing.
         """
         attention_mask = self._attention_mask(inputs["attention_mask"])
-        outputs = self.vlm.base_model(**{**inputs, "attention_mask": attention_mask}, use_cache=True)
-        cache = outputs.past_key_values
+        cache = DynamicCache()  # without a configuration: layers with a sliding window keep all keys as well
+        with self._first_layers():
+            outputs = self.vlm.base_model(
+                **{**inputs, "attention_mask": attention_mask}, past_key_values=cache, use_cache=True
+            )
         mask = inputs["attention_mask"].bool()
-        depth = self.text_config.num_hidden_layers
-        lengths = [] if cache is None else [cache.get_seq_length(i) for i in range(len(cache.layers))]
-        if lengths != [mask.shape[1]] * depth:
+        lengths = [0 if layer.keys is None else layer.keys.shape[-2] for layer in cache.layers]
+        if lengths != [mask.shape[1]] * self.depth:
             raise RuntimeError(
-                f"The VLM must return the keys and values of all {mask.shape[1]} prefix tokens from each of its "
-                f"{depth} layers; it returned {lengths or 'none'}. Gradient checkpointing inside transformers empties "
-                "the cache: switch it off. A sliding window shorter than the prefix crops it: shorten the prompt or "
-                "use fewer images."
+                f"The VLM must keep the keys and values of all {mask.shape[1]} prefix tokens in each of its "
+                f"{self.depth} layers; it kept {lengths or 'none'}. Gradient checkpointing inside transformers empties "
+                "the cache: switch it off."
             )
         next_position = mask.sum(dim=1) + FIRST_POSITION.get(self.vlm.config.model_type, 0)
         if getattr(outputs, "rope_deltas", None) is not None:
@@ -208,6 +227,22 @@ class Backbone(nn.Module):
 
     def _attention_mask(self, mask: Tensor) -> Tensor:
         """What the VLM is given for (B, T): the same, or (B, 1, T, T) where a prefix sees all of itself."""
-        if self.vlm.config.model_type not in SEES_ITSELF or self.text_config._attn_implementation != "sdpa":
+        config = self.text_config
+        windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        if (
+            self.vlm.config.model_type not in SEES_ITSELF
+            or config._attn_implementation != "sdpa"
+            or (windows and config.sliding_window < mask.shape[1])
+        ):
             return mask
         return mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
+
+    @contextmanager
+    def _first_layers(self) -> Iterator[None]:
+        """While open, the language model ends where the prefix does."""
+        whole = self.decoder.layers
+        self.decoder.layers = whole[: self.depth]
+        try:
+            yield
+        finally:
+            self.decoder.layers = whole

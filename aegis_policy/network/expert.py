@@ -1,8 +1,10 @@
 """The action expert: a narrow decoder that reads the VLM's keys and values layer by layer.
 
-It is the backbone's own decoder class, as deep, with the same heads for keys and values, but narrower. Its tokens are
-one for the state and one an action of the chunk; each sees the whole prefix, the state token sees itself, action
-tokens see the state and each other (the block-causal attention of pi0, arXiv 2410.24164).
+It is the backbone's own decoder class, as deep as the prefix, with the same heads for keys and values, but narrower.
+Its tokens are one for the state and one an action of the chunk; each sees the whole prefix, the state token sees
+itself, action tokens see the state and each other (the block-causal attention of pi0, arXiv 2410.24164). That holds in
+layers of a sliding window too: how far a word may look back is the language model's concern, which the expert learns
+nothing from, and the first camera is as near to an action as the last word.
 
 Legend: `B` batch, `T` prefix tokens, `H` horizon (actions a chunk), `A` action size, `S` state size, `W` width.
 """
@@ -44,7 +46,7 @@ class ActionExpert(nn.Module):
         intermediate_size: int | None = None,
     ):
         super().__init__()
-        config = narrow_config(backbone.text_config, width_ratio=width_ratio)
+        config = narrow_config(backbone.text_config, width_ratio=width_ratio, depth=backbone.depth)
         config.hidden_size = hidden_size or config.hidden_size
         config.intermediate_size = intermediate_size or config.intermediate_size
         width = config.hidden_size
@@ -117,8 +119,8 @@ class ActionExpert(nn.Module):
         ]
 
 
-def narrow_config(text_config: Any, *, width_ratio: float) -> Any:
-    """The language model's configuration, narrower, with the same depth, head size and key/value heads.
+def narrow_config(text_config: Any, *, width_ratio: float, depth: int) -> Any:
+    """The language model's configuration, narrower and `depth` deep, with the same head size and key/value heads.
 
     Where a family derives the head size from the width (Qwen2.5-VL), the number of query heads shrinks with it.
     """
@@ -133,6 +135,9 @@ def narrow_config(text_config: Any, *, width_ratio: float) -> Any:
     else:
         config.hidden_size = _even(text_config.hidden_size * width_ratio)
     config.intermediate_size = _even(text_config.intermediate_size * width_ratio)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:depth]
+    config.num_hidden_layers = depth
     config.vocab_size = 1
     config.pad_token_id = None
     return config

@@ -16,6 +16,9 @@ from transformers import AutoProcessor
 
 from aegis_policy.network.backbone import resolve_backbone
 
+# Gemma 3's processor looks for the token before an image, everybody else's for that of the image.
+IMAGE_MARK = {"Gemma3Processor": "boi_token"}
+
 
 @lru_cache(maxsize=4)
 def load_processor(name: str, *, revision: str | None = None) -> Any:
@@ -61,10 +64,31 @@ def encode_prompts(
             f"Each prompt needs one text and the same number of images, at least one: got {len(texts)} texts and "
             f"image counts {[len(one) for one in images]}."
         )
-    prompts = [_prompt(processor, text, count=counts.copy().pop()) for text in texts]
-    processor.tokenizer.padding_side = padding_side
-    inputs = processor(text=prompts, images=[list(one) for one in images], padding=True, return_tensors="pt")
+    options = {"padding": True, "padding_side": padding_side, "return_tensors": "pt"}
+    if getattr(processor, "chat_template", None) is None:
+        prompts = [_image_mark(processor) * len(one) + text for one, text in zip(images, texts, strict=True)]
+        inputs = processor(text=prompts, images=[list(one) for one in images], **options)
+    else:  # the library's own way from a conversation to inputs: it knows of tokens that the template writes itself
+        turns = [_user_turn(one, text) for one, text in zip(images, texts, strict=True)]
+        inputs = processor.apply_chat_template(
+            turns, tokenize=True, return_dict=True, add_generation_prompt=True, processor_kwargs=options
+        )
+    if not inputs["attention_mask"][:, 0 if padding_side == "right" else -1].all():
+        raise ValueError(
+            f"{type(processor).__name__} pads prompts on another side than the {padding_side} one that it was told: "
+            "positions behind them would be wrong. Choose another backbone."
+        )
     return {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor) and k != "labels"}
+
+
+def _image_mark(processor: Any) -> str:
+    """What a processor without a chat template looks for in a text to put an image there."""
+    return getattr(processor, IMAGE_MARK.get(type(processor).__name__, "image_token"))
+
+
+def _user_turn(images: Sequence[Any], text: str) -> list[dict[str, Any]]:
+    shown = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}]
 
 
 def encode_padded(
@@ -115,10 +139,3 @@ def to_uint8(image: Tensor) -> Tensor:
     for one, into in zip(image, rounded, strict=True):  # a batch of float images at once would leave the CPU's cache
         into.copy_((one * 255).round_().clamp_(0, 255))
     return rounded
-
-
-def _prompt(processor: Any, text: str, *, count: int) -> str:
-    if getattr(processor, "chat_template", None) is None:
-        return processor.image_token * count + text
-    content = [*({"type": "image"} for _ in range(count)), {"type": "text", "text": text}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

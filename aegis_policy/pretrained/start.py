@@ -26,11 +26,16 @@ def load_backbone(config: "AegisVLAConfig", *, weights: bool = True) -> Backbone
 
     Args:
         config: Of the policy. `backbone_config` is filled in where the VLM comes out of `init_from`, so that what is
-            saved rebuilds without that checkpoint.
+            saved rebuilds without that checkpoint; `backbone_revision` where a hub id was given without one, so that
+            whoever loads the backbone again (a resumed run, a reference) gets the same commit.
         weights: Whether to load its weights; without them the caller loads a checkpoint afterwards.
     """
     if config.init_from is None:
-        return Backbone.load(config.backbone, revision=config.backbone_revision, weights=weights)
+        backbone = Backbone.load(
+            config.backbone, revision=config.backbone_revision, weights=weights, num_layers=config.num_vlm_layers
+        )
+        config.backbone_revision = config.backbone_revision or backbone.commit
+        return backbone
     if config.backbone_config is None:
         config.backbone_config = _describe_vlm(config)
     backbone = Backbone.build(config.backbone_config)
