@@ -36,7 +36,7 @@ def test_the_prefix_is_the_first_layers_of_the_whole_one(tiny_folder, family):
 def test_an_error_in_the_prefix_leaves_the_model_whole(tiny_folder):
     backbone = Backbone.load(str(tiny_folder["paligemma2"]), num_layers=FEW)
     with pytest.raises(ValueError, match="input_ids"):
-        backbone.encode({})
+        backbone.encode({"attention_mask": torch.ones(1, 3, dtype=torch.long)})
     assert len(backbone.decoder.layers) == 3
 
 
