@@ -39,7 +39,6 @@ from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, f
 from aegis_policy.aegis.projection import ProjectionReport, project_layer, report_of
 from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_anchor_gradient, no_projector
-from aegis_policy.aegis.subspace import closed_share
 
 PROJECTIONS = ("gradient", "first_moment", "update", *SUBSPACES)
 
@@ -106,7 +105,7 @@ class AegisAdamW(torch.optim.AdamW):
         self.projection = projection
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
-        self._projectors: dict[Tensor, Projector | Tensor] = {}
+        self._projectors: dict[Tensor, Projector] = {}
         self._closed_share = 0.0
         self._layer_reports: dict[str, ProjectionReport] = {}
         self._guards: list[Any] | None = []  # None once attached
@@ -357,7 +356,7 @@ class AegisAdamW(torch.optim.AdamW):
         parts = (flat / dist.get_world_size()).split([g.numel() for g in grads])
         return [part.view(g.shape) for part, g in zip(parts, grads, strict=True)]
 
-    def _projector(self, p: Tensor) -> Projector | Tensor:
+    def _projector(self, p: Tensor) -> Projector:
         """A parameter's projector on its device and in its precision; moved once, for all that share it."""
         source = self._projectors[p]
         moved = source.to(device=p.device, dtype=at_least_float32(p.dtype))
@@ -370,10 +369,11 @@ class AegisAdamW(torch.optim.AdamW):
     def _keep_projectors(self, params: list[Tensor], projectors: list[Projector | Tensor | None] | None) -> None:
         if self.projection not in SUBSPACES:
             return
+        matrices = {id(q): Projector(q, "matrix") for q in projectors or [] if isinstance(q, Tensor)}  # shared as given
         for p, projector in zip(params, projectors or [], strict=True):
             if projector is not None:
-                self._projectors[p] = projector
-        shared = {id(p): closed_share(p) for p in self._projectors.values()}
+                self._projectors[p] = projector if isinstance(projector, Projector) else matrices[id(projector)]
+        shared = {id(p): p.closed_share for p in self._projectors.values()}
         shares = [shared[id(p)] for p in self._projectors.values()]
         self._closed_share = sum(shares) / max(len(shares), 1)
 
