@@ -156,7 +156,8 @@ class Backbone(nn.Module):
     @property
     def decoder_name(self) -> str:
         """Qualified name of the language model inside `self.vlm`."""
-        return next(name for name, module in self.vlm.named_modules() if module is self.decoder)
+        decoder = self.decoder  # asked once: this runs in each forward pass, and modules are many
+        return next(name for name, module in self.vlm.named_modules() if module is decoder)
 
     def layers(self) -> dict[str, nn.Module]:
         """Qualified name -> transformer layer of the language model that the prefix passes, from input to output."""
