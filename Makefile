@@ -12,7 +12,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test lint format clean
 
 help:
-	@echo "make demo    record, train three arms, roll out, probe; about 23 minutes on 2 cores -> outputs/demo/index.html"
+	@echo "make demo    record, train three arms, roll out, probe; about 20 minutes on 2 cores -> outputs/demo/index.html"
 	@echo "make test    lint, types, import contracts, all tests that need no GPU"
 	@echo "make setup   the virtual environment .venv alone"
 	@echo "make format  rewrite the sources in the house format"
