@@ -1,6 +1,6 @@
 """Configuration of `aegis_vla`: what the policy is, what it must not forget, how it is trained."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
@@ -8,6 +8,7 @@ from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS, SUBSPACES
+from aegis_policy.knowledge.recipe import Recipe, recipe_of
 from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
 from aegis_policy.network.flow import SAMPLERS
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
@@ -85,13 +86,16 @@ class AegisVLAConfig(PreTrainedConfig):
     # "aegis": the backbone learns, but no step may undo the anchor. "none": it learns unprotected. "stop_gradient": the
     # action loss ends at the expert. "frozen": the backbone is no part of the training.
     knowledge: str = "aegis"
-    # What AEGIS projects: "subspace" keeps each weight's step off the directions that the anchor's inputs use;
+    # What AEGIS projects. None: the recipe (aegis_policy/knowledge/recipe.py), a subspace and feature distillation
+    # together, but for the fields below that are given. A name does what it says, and nothing is added to the loss:
+    # "subspace" keeps each weight's step off the directions that the anchor's inputs use;
     # "gradient" is arXiv 2604.16067 to the letter; "update" the same on the step that Adam really takes;
     # "first_moment" lets the projected gradient into Adam's first moment only (arXiv 2604.22407); "subspace_gradient"
     # keeps the gradient, not the step, off those directions.
-    projection: str = "subspace"
-    # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1].
-    energy: float | None = 0.99
+    projection: str | None = None
+    # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1]. None: the recipe's, or
+    # 0.99 for a subspace alone.
+    energy: float | None = None
     # Subspace, soft form, excludes energy: P = (I + Sigma / epsilon)^-1, epsilon in units of Sigma's mean eigenvalue.
     epsilon: float | None = None
     # Whether vision tower and projector learn too (False: language layers only).
@@ -100,16 +104,17 @@ class AegisVLAConfig(PreTrainedConfig):
     # What else counts as knowledge (aegis_policy/knowledge/reference.py): "moments" of the anchor, "relative_moments",
     # "batch_moments", "kind_moments", "features" or "answers" of the frozen backbone on the robot's images, pre-trained
     # "weights". Its gradient is what "gradient", "first_moment" and "update" project on ...
-    reference: str = "moments"
+    reference: str | None = None
     # ... and what this weight adds to the loss, under any projection and under knowledge=none. 0: nothing is added.
-    penalty_weight: float = 0.0
+    # None (as in the others of the reference): the recipe's, or without it moments, 0, all samples, every step.
+    penalty_weight: float | None = None
     # Adapts that weight while training, so that the reference's distance stays below this bound. None: it is fixed.
     penalty_bound: float | None = None
     # Samples of the batch that the reference looks at, its cost; 0: all.
-    reference_samples: int = 0
+    reference_samples: int | None = None
     # Steps between two looks at it. In between, a projection goes on with the gradient it had; a penalty is left out,
     # and weighs so many times more when it comes.
-    reference_every: int = 1
+    reference_every: int | None = None
     # What reference "answers" asks about the robot's images.
     reference_questions: tuple[str, ...] = GENERIC_QUESTIONS
     # Samples weigh exp(-loss / temperature): those that ask for large changes count less (ConSFT). None: all the same.
@@ -149,10 +154,12 @@ class AegisVLAConfig(PreTrainedConfig):
         super().__post_init__()
         if self.init_from and self.backbone_config is None:  # else a policy has been built from it already
             take_over(self)
+        for name, value in asdict(self.recipe).items():  # what is saved says what was done
+            setattr(self, name, value)
         _one_of("time_conditioning", self.time_conditioning, TIME_CONDITIONINGS)
         _one_of("prompt_form", self.prompt_form, PROMPT_FORMS)
         _one_of("knowledge", self.knowledge, KNOWLEDGE)
-        _one_of("projection", self.projection, PROJECTIONS)
+        _one_of("projection", self.recipe.projection, PROJECTIONS)
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
@@ -200,9 +207,15 @@ class AegisVLAConfig(PreTrainedConfig):
         return 0 if feature is None or self.prompt_form == "pi05" else feature.shape[0]
 
     @property
+    def recipe(self) -> Recipe:
+        """How knowledge is kept."""
+        return recipe_of(self)
+
+    @property
     def needs_anchor(self) -> bool:
         """Whether this training cannot go without an anchor."""
-        return self.knowledge == "aegis" or (self.penalty_weight > 0 and self.reference in ANCHORED)
+        recipe = self.recipe
+        return self.knowledge == "aegis" or (recipe.penalty_weight > 0 and recipe.reference in ANCHORED)
 
     @property
     def projects_on_reference(self) -> bool:
@@ -210,7 +223,7 @@ class AegisVLAConfig(PreTrainedConfig):
         return self.knowledge == "aegis" and self.projection not in SUBSPACES
 
     def _check_reference(self) -> None:
-        _one_of("reference", self.reference, REFERENCES)
+        _one_of("reference", self.recipe.reference, REFERENCES)
         for name in ("penalty_weight", "reference_samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative: got {getattr(self, name)}. 0 switches it off.")
@@ -296,7 +309,7 @@ class AegisVLAConfig(PreTrainedConfig):
             eps=self.optimizer_eps,
             weight_decay=self.optimizer_weight_decay,
             grad_clip_norm=self.optimizer_grad_clip_norm,
-            projection=self.projection,
+            projection=self.recipe.projection,
             on_nonfinite=self.on_nonfinite,
         )
 

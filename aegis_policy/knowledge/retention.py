@@ -47,6 +47,7 @@ class Retention:
         controller: PenaltyController | None = None,
     ) -> None:
         self._config = config
+        self._recipe = recipe = config.recipe
         self._backbone = backbone
         self._anchor = anchor
         self._processor = processor
@@ -55,7 +56,7 @@ class Retention:
         learns = choose_trainable(
             backbone,
             knowledge=config.knowledge,
-            projection=config.projection,
+            projection=recipe.projection,
             tune_vision=config.tune_vision,
             answers=config.cotraining_share > 0,
             anchored=set() if anchor is None else set(anchor.weights),
@@ -64,12 +65,12 @@ class Retention:
         if config.knowledge == "aegis":
             assert anchor is not None, "aegis builds its anchor on start"
             self.protection = Protection(
-                learns, anchor, projection=config.projection, epsilon=config.epsilon, energy=config.energy
+                learns, anchor, projection=recipe.projection, epsilon=config.epsilon, energy=recipe.energy
             )
         self._reference: Reference | None = None
-        if config.penalty_weight or config.projects_on_reference:
+        if recipe.penalty_weight or config.projects_on_reference:
             self._reference = make_reference(
-                config.reference,
+                recipe.reference,
                 backbone=backbone,
                 teacher=Teacher(lambda: load_backbone(config)),
                 anchor=anchor,
@@ -82,7 +83,7 @@ class Retention:
         """W2^2 to the anchor, (L,); with its graph where the reference goes through it; None without an anchor."""
         if self._anchor is None:
             return None
-        with torch.set_grad_enabled(training and self._reference is not None and self._config.reference == "moments"):
+        with torch.set_grad_enabled(training and self._reference is not None and self._recipe.reference == "moments"):
             return anchor_distances(outputs, mask, self._anchor)
 
     def leave_anchor_gradient(self, loss: Tensor, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
@@ -101,14 +102,14 @@ class Retention:
         if self.protection is None or not self.protection.needs_anchor_gradient:
             return
         assert self._reference is not None, "made with the protection"
-        if seen.step % self._config.reference_every and self.protection.repeat_anchor_gradient(loss):
+        if seen.step % self._recipe.reference_every and self.protection.repeat_anchor_gradient(loss):
             return
-        few = seen.first(self._config.reference_samples)
+        few = seen.first(self._recipe.reference_samples)
         if few is not seen:  # a pass of its own: backward through the batch's graph would cost the whole batch
             with watch_outputs(self._backbone.layers()) as outputs:
                 encode(dict(few.inputs))
             few = few._replace(outputs=outputs)
-        keep = self._config.reference_every > 1
+        keep = self._recipe.reference_every > 1
         self.protection.leave_anchor_gradient(loss, self._reference(few).sum(), keep=keep)
 
     def added_losses(self, seen: Seen, *, seed: int) -> dict[str, Tensor]:
@@ -118,14 +119,14 @@ class Retention:
             seen: The batch.
             seed: Of the VQA samples' order.
         """
-        config = self._config
+        config, recipe = self._config, self._recipe
         terms: dict[str, Tensor] = {}
         # The last of so many steps looks, for that is the one that logs tell of.
-        if config.penalty_weight and (seen.step + 1) % config.reference_every == 0:
+        if recipe.penalty_weight and (seen.step + 1) % recipe.reference_every == 0:
             assert self._reference is not None, "made with the choice of what trains"
-            distance = self._reference(seen.first(config.reference_samples)).sum()
+            distance = self._reference(seen.first(recipe.reference_samples)).sum()
             scale = 1.0 if self._controller is None else self._controller(distance)
-            terms["penalty"] = config.penalty_weight * config.reference_every * scale * distance
+            terms["penalty"] = recipe.penalty_weight * recipe.reference_every * scale * distance
         if config.cotraining_share:
             if self._cotraining is None:
                 source = load_vqa_source(config.anchor_source)

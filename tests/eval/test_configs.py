@@ -1,6 +1,7 @@
 """The shipped configurations are what LeRobot's own commands read."""
 
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import draccus
@@ -12,6 +13,7 @@ from lerobot.envs.configs import EnvConfig
 import lerobot_policy_aegis_vla  # noqa: F401  registers the policy and the environment
 from aegis_eval.stages import as_options, config_folder
 from aegis_eval.study import read_study
+from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
 
 
 @pytest.mark.parametrize("name", ["default", "paper", "demo"])
@@ -24,13 +26,15 @@ def test_a_training_configuration_parses_and_options_override_it(name, pytestcon
     assert config.env_eval_freq == 0
 
 
-def test_the_papers_configuration_differs_from_ours_by_the_projection_alone(pytestconfig):
+def test_the_papers_configuration_differs_from_ours_by_the_recipe_alone(pytestconfig):
     ours, papers = (
         TrainPipelineConfig.from_pretrained(pytestconfig.rootpath / f"configs/train/{name}.yaml", cli_args=[])
         for name in ("default", "paper")
     )
-    assert (ours.policy.projection, papers.policy.projection) == ("subspace", "gradient")
-    papers.policy.projection = "subspace"
+    assert ours.policy.recipe == RECOMMENDED
+    assert papers.policy.recipe == replace(PLAIN, projection="gradient")
+    for name, value in asdict(ours.policy.recipe).items():
+        setattr(papers.policy, name, value)
     assert ours.to_dict() == papers.to_dict()
 
 

@@ -183,8 +183,8 @@ def test_the_teacher_is_no_part_of_the_policy(make_policy):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"reference": "features"}, "penalty_weight"),
-        ({"reference_every": 4}, "nothing uses"),
+        ({"projection": "subspace", "reference": "features"}, "penalty_weight"),
+        ({"projection": "subspace", "reference_every": 4}, "nothing uses"),
         ({"projection": "update", "reference_every": 0}, "reference_every must be positive"),
         ({"reference": "smell"}, "moments"),
         ({"penalty_weight": -1.0}, "negative"),

@@ -1,0 +1,40 @@
+"""What `knowledge=aegis` does where nothing more is said: the recipe that docs/evidence.md supports.
+
+A subspace that closes less than it would have to alone, and feature distillation from the frozen backbone on the
+robot's own samples, a few of them every few steps. The subspace keeps what the backbone knows about pictures that the
+robot never sees, distillation what it knows about those that it does see, and neither looks at question data.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How knowledge is kept: the fields of `AegisVLAConfig` of these names, decided."""
+
+    projection: str
+    energy: float | None
+    reference: str
+    penalty_weight: float
+    reference_samples: int
+    reference_every: int
+
+
+RECOMMENDED = Recipe("subspace", 0.97, reference="features", penalty_weight=1.0, reference_samples=8, reference_every=4)
+# A projection that was named does what its name says, and nothing is added to it.
+PLAIN = Recipe("subspace", 0.99, reference="moments", penalty_weight=0.0, reference_samples=0, reference_every=1)
+
+
+def recipe_of(config: "AegisVLAConfig") -> Recipe:
+    """The recipe of a configuration: what it says, and where it says None, what is recommended or plain."""
+    chosen = RECOMMENDED if config.knowledge == "aegis" and config.projection is None else PLAIN
+    if config.penalty_weight == 0:  # then nothing looks at a reference, unless a projection does
+        chosen = replace(PLAIN, energy=chosen.energy)
+    if config.epsilon is not None:  # the soft form was asked for
+        chosen = replace(chosen, energy=None)
+    given = {f.name: getattr(config, f.name) for f in fields(Recipe)}
+    return replace(chosen, **{name: value for name, value in given.items() if value is not None})

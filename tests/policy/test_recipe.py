@@ -1,0 +1,55 @@
+"""What `knowledge=aegis` means where fields are left out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
+from tests.policy.conftest import train
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({}, RECOMMENDED),
+        ({"energy": 0.9}, replace(RECOMMENDED, energy=0.9)),
+        ({"epsilon": 0.1}, replace(RECOMMENDED, energy=None)),
+        ({"reference": "answers"}, replace(RECOMMENDED, reference="answers")),
+        ({"reference_every": 2, "penalty_weight": 0.3}, replace(RECOMMENDED, reference_every=2, penalty_weight=0.3)),
+        ({"penalty_weight": 0.0}, replace(PLAIN, energy=RECOMMENDED.energy)),
+        ({"projection": "subspace"}, PLAIN),
+        ({"projection": "gradient"}, replace(PLAIN, projection="gradient")),
+        ({"knowledge": "none"}, PLAIN),
+        ({"knowledge": "none", "penalty_weight": 1.0}, replace(PLAIN, penalty_weight=1.0)),
+    ],
+)
+def test_what_is_given_is_taken_and_the_rest_is_the_recipe_unless_a_projection_was_named(given, meant):
+    assert AegisVLAConfig(**given).recipe == meant
+
+
+def test_a_saved_configuration_says_what_was_done(tmp_path):
+    AegisVLAConfig(epsilon=0.1).save_pretrained(tmp_path)
+    loaded = AegisVLAConfig.from_pretrained(tmp_path)
+    assert (loaded.projection, loaded.energy, loaded.epsilon) == ("subspace", None, 0.1)
+    assert (loaded.reference, loaded.penalty_weight) == ("features", 1.0)
+    assert loaded.recipe == replace(RECOMMENDED, energy=None)
+
+
+def test_the_penalty_moves_nothing_that_the_subspace_closes(make_policy):
+    policy = make_policy(penalty_weight=100.0, reference_every=1)
+    before = {name: p.detach().clone() for name, p in policy.backbone.vlm.named_parameters()}
+    projectors = policy.anchor.projectors(energy=RECOMMENDED.energy)
+    train(policy, 3)
+    moved = 0
+    for name, parameter in policy.backbone.vlm.named_parameters():
+        if name not in projectors:
+            assert torch.equal(parameter, before[name])
+            continue
+        change, projector = (parameter - before[name]).detach().double(), projectors[name].double()
+        closed = torch.eye(len(projector), dtype=torch.float64) - projector
+        # Each step rounds to the weight's own precision.
+        assert (change @ closed).norm() <= 3e-6 * before[name].norm()
+        moved += int(change.norm() > 0)
+    assert moved > 10
