@@ -72,7 +72,7 @@ class Retention:
             self._reference = make_reference(
                 recipe.reference,
                 backbone=backbone,
-                teacher=Teacher(lambda: load_backbone(config)),
+                teacher=Teacher(lambda: load_backbone(config), backbone),
                 anchor=anchor,
                 processor=processor,
                 image_keys=list(config.image_features),

@@ -47,7 +47,7 @@ def test_the_penalty_moves_nothing_that_the_subspace_closes(make_policy):
         if name not in projectors:
             assert torch.equal(parameter, before[name])
             continue
-        change, projector = (parameter - before[name]).detach().double(), projectors[name].double()
+        change, projector = (parameter - before[name]).detach().double(), projectors[name].matrix().double()
         closed = torch.eye(len(projector), dtype=torch.float64) - projector
         # Each step rounds to the weight's own precision.
         assert (change @ closed).norm() <= 3e-6 * before[name].norm()

@@ -52,7 +52,7 @@ class Answers:
         device = seen.mask.device
         inputs = {key: value.to(device) for key, value in inputs.items()}
         with torch.no_grad():
-            before = first_token_log_probabilities(self._teacher.backbone(device), inputs)
+            before = first_token_log_probabilities(self._teacher.asked(device), inputs)
         now = first_token_log_probabilities(self._backbone, inputs)
         return F.kl_div(now, before, reduction="batchmean", log_target=True).unsqueeze(0)
 

@@ -17,7 +17,7 @@ class Weights:
 
     def __call__(self, seen: Seen) -> Tensor:
         """(1,); it does not depend on the batch."""
-        before = self._teacher.backbone(seen.mask.device)
+        before = self._teacher.weights(seen.mask.device)
         squares = [
             (parameter - before.get_parameter(name)).square().sum()
             for name, parameter in self._backbone.named_parameters()
