@@ -1,6 +1,7 @@
 """`aegis-anchor`: runs a backbone on VQA samples and writes the anchor that training must not undo."""
 
 import argparse
+import json
 import logging
 from pathlib import Path
 
@@ -26,13 +27,14 @@ def main(arguments: list[str] | None = None) -> None:
             backbone_revision=options.revision,
             init_from=options.init_from,
             init_from_revision=options.init_from_revision,
+            image_options=options.image_options,
             device=options.device,
         )
         backbone = load_backbone(config).to(options.device)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     samples = source(count=options.count, seed=options.seed, split="train")
-    processor = load_processor(config.backbone, revision=config.backbone_revision)
+    processor = load_processor(config.backbone, revision=config.backbone_revision, image_options=config.image_options)
     anchor = build_anchor(backbone, processor, samples, batch_size=options.batch_size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     anchor.save(options.out)
@@ -49,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--backbone", default="nano", help='"nano", a folder or a hub id')
     parser.add_argument("--revision", help="commit, tag or branch of a hub id")
+    parser.add_argument(
+        "--image-options", type=json.loads, help="JSON: --policy.image_options of the policy that it is for"
+    )
     parser.add_argument("--init-from", help="LeRobot checkpoint (pi0, pi05) whose VLM it is; --backbone: its processor")
     parser.add_argument("--init-from-revision", help="commit, tag or branch of a hub id")
     parser.add_argument("--source", default="nano_scenes", help=f"VQA source: {', '.join(list_vqa_sources())}")

@@ -45,6 +45,10 @@ class AegisVLAConfig(PreTrainedConfig):
     backbone: str = "nano"
     # Commit, tag or branch of a hub id.
     backbone_revision: str | None = None
+    # What the backbone's image processor is to do otherwise than its folder says, in its own words: how many tokens a
+    # camera costs. {"do_image_splitting": false} (SmolVLM, Idefics 3), {"max_patches": 1} (InternVL),
+    # {"size": {"shortest_edge": 50176, "longest_edge": 50176}} (Qwen-VL, in pixels). None: as the folder says.
+    image_options: dict[str, Any] | None = None
     # Language layers, from the input on, that the prefix passes through, the expert reads and training changes (as in
     # SmolVLA); None: all. The others stay as they were pre-trained, for answering: cheaper steps, not less memory.
     num_vlm_layers: int | None = None
@@ -186,6 +190,11 @@ class AegisVLAConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive: got {value}.")
         if self.probe_freq < 0:
             raise ValueError(f"probe_freq must be a number of steps, or 0 for never: got {self.probe_freq}.")
+        if self.image_options and self.prompt_form != "processor":
+            raise ValueError(
+                f"prompt_form={self.prompt_form} prepares images as openpi does and asks no image processor: leave out "
+                f"image_options={self.image_options}."
+            )
         if self.init_from and self.num_vlm_layers is not None:
             raise ValueError(
                 f"The expert of init_from reads every layer of its VLM: num_vlm_layers={self.num_vlm_layers} would cut "

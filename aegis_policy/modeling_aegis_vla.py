@@ -236,7 +236,10 @@ class AegisVLAPolicy(PreTrainedPolicy):
     @property
     def vlm(self) -> VLM:
         """The backbone as it is now, to be asked questions."""
-        processor = load_processor(self.config.backbone, revision=self.config.backbone_revision)
+        config = self.config
+        processor = load_processor(
+            config.backbone, revision=config.backbone_revision, image_options=config.image_options
+        )
         return VLM(self.backbone.vlm, processor)
 
     # --- acting --------------------------------------------------------------------------------------------------
@@ -301,8 +304,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if not config.needs_anchor:
             return None
         samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
-        processor = load_processor(config.backbone, revision=config.backbone_revision)
-        return build_anchor(self.backbone.to(config.device), processor, samples)
+        return build_anchor(self.backbone.to(config.device), self.vlm.processor, samples)
 
     def _set_anchor(self, anchor: GaussianAnchor | None) -> None:
         self.anchor = anchor

@@ -33,6 +33,7 @@ class VLMInputsProcessorStep(ObservationProcessorStep):
         backbone: Whose processor to use.
         image_keys: Cameras in the order in which the prompt shows them.
         revision: Of a hub id.
+        image_options: As in `AegisVLAConfig`.
         padded: Whether images are padded and texts taken as they come (`encode_padded`).
         max_tokens: Longest text of that form.
     """
@@ -42,6 +43,7 @@ class VLMInputsProcessorStep(ObservationProcessorStep):
     revision: str | None = None
     padded: bool = False
     max_tokens: int = 48
+    image_options: dict[str, Any] | None = None
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Runs the processor on the batch.
@@ -57,7 +59,7 @@ class VLMInputsProcessorStep(ObservationProcessorStep):
                 "train with the cameras that the robot has."
             )
         images = [observation[key] for key in self.image_keys]
-        processor = load_processor(self.backbone, revision=self.revision)
+        processor = load_processor(self.backbone, revision=self.revision, image_options=self.image_options)
         texts = self._instructions(len(images[0]))
         if self.padded:
             inputs = encode_padded(processor, [one.cpu() for one in images], texts, max_tokens=self.max_tokens)
@@ -89,6 +91,7 @@ class VLMInputsProcessorStep(ObservationProcessorStep):
             "revision": self.revision,
             "padded": self.padded,
             "max_tokens": self.max_tokens,
+            "image_options": self.image_options,
         }
 
     def transform_features(
@@ -118,6 +121,7 @@ def make_aegis_vla_pre_post_processors(
         revision=config.backbone_revision,
         padded=config.prompt_form != "processor",
         max_tokens=config.prompt_max_tokens,
+        image_options=config.image_options,
     )
     observed: dict[str, list[ProcessorStep]] = {
         "processor": [vlm_inputs, steps.to_device, steps.normalize],

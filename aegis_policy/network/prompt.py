@@ -5,7 +5,8 @@ tokens and the bare text. Policy, anchor and probes all come through here, so th
 asked in one and the same form. Only what a policy was trained with elsewhere has a form of its own: `encode_padded`.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,20 +21,42 @@ from aegis_policy.network.backbone import resolve_backbone
 IMAGE_MARK = {"Gemma3Processor": "boi_token"}
 
 
-@lru_cache(maxsize=4)
-def load_processor(name: str, *, revision: str | None = None) -> Any:
+def load_processor(name: str, *, revision: str | None = None, image_options: Mapping[str, Any] | None = None) -> Any:
     """The processor (image processor and tokenizer) of backbone `name`.
 
+    Args:
+        name: As in `Backbone.load`.
+        revision: Commit, tag or branch of a hub id.
+        image_options: What its image processor is to do otherwise than the folder says, in that processor's own words:
+            `{"do_image_splitting": False}` of SmolVLM, `{"max_patches": 1}` of InternVL.
+
     Raises:
-        ValueError: If the folder or hub id has none.
+        ValueError: If the folder or hub id has none, or its image processor knows no such option.
     """
+    return _load_processor(name, revision, json.dumps(dict(image_options or {}), sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _load_processor(name: str, revision: str | None, image_options: str) -> Any:
+    options = json.loads(image_options)
     try:
-        return AutoProcessor.from_pretrained(resolve_backbone(name), revision=revision, trust_remote_code=False)
+        processor: Any = AutoProcessor.from_pretrained(
+            resolve_backbone(name), revision=revision, trust_remote_code=False, **options
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Cannot load the processor of backbone {name!r}: it needs a tokenizer and an image processor in its "
             f"folder or on the hub. Underlying error: {error}"
         ) from error
+    if options:
+        known = sorted(processor.image_processor.valid_kwargs.__annotations__)
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{type(processor.image_processor).__name__} of backbone {name!r} knows no image_options "
+                f"{', '.join(unknown)}. It knows {', '.join(known)}."
+            )
+    return processor
 
 
 def encode_prompts(
