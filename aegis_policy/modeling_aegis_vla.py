@@ -20,22 +20,21 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
 from torch import Tensor
 
-from aegis_policy.aegis import GaussianAnchor, note_gradients, when_backward_ends
+from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.finite_loss import describe, not_finite
 from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
-from aegis_policy.knowledge.trainable import layer_of
 from aegis_policy.monitor import Monitor, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.expert import masked_mse
 from aegis_policy.network.flow import integrate, interpolate, sample_time
 from aegis_policy.network.prompt import load_processor
+from aegis_policy.nonfinite import note_layers, require_finite
 from aegis_policy.pretrained.start import load_backbone, make_expert
 from aegis_policy.pretrained.take_over import order_cameras
 from aegis_policy.processor_aegis_vla import VLM_INPUT
@@ -133,9 +132,16 @@ class AegisVLAPolicy(PreTrainedPolicy):
         loss = losses if reduction == "none" else _mean_over_actions(losses, batch)
         loss = loss + sum(added.values())
         if training:
-            loss = self._require_finite(loss, {name: metrics[name] for name in ("flow_loss", *added)}, batch)
+            loss = require_finite(
+                loss,
+                {name: metrics[name] for name in ("flow_loss", *added)},
+                layers=dict(zip(self.backbone.layers(), self._layer_distances, strict=False)),
+                batch=batch,
+                step=int(self.training_steps),
+                on_nonfinite=self.config.on_nonfinite,
+            )
             self._retention.leave_anchor_gradient(loss, seen, self._encode)
-            when_backward_ends(loss, self._note_gradients)
+            note_layers(loss, self)
         return loss, metrics
 
     def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,27 +179,6 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if self._protection is not None:
             metrics |= self._protection.report()
         return metrics | self._scores
-
-    def _require_finite(self, loss: Tensor, terms: dict[str, float], batch: dict[str, Tensor]) -> Tensor:
-        """The loss itself; one that is not finite stops the training, or gets a gradient with which no step is taken.
-
-        Raises:
-            FloatingPointError: Under `on_nonfinite=stop`.
-        """
-        if not (bad := not_finite(terms)):
-            return loss
-        layers = dict(zip(self.backbone.layers(), self._layer_distances, strict=False))
-        message = describe(bad, layers=layers, batch=batch, step=int(self.training_steps))
-        if self.config.on_nonfinite == "stop":
-            raise FloatingPointError(f"{message} Leave such steps out and go on with --policy.on_nonfinite=skip.")
-        logging.warning(message)
-        return loss * torch.nan
-
-    def _note_gradients(self) -> None:
-        layers: dict[str, list[Tensor]] = {}
-        for name, parameter in self.named_parameters():
-            layers.setdefault(layer_of(name.removeprefix("backbone.vlm.")), []).append(parameter)
-        note_gradients(layers)
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """One group a protected layer, one for what else of the backbone learns, one for the expert."""
