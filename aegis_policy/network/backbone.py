@@ -97,6 +97,9 @@ class Backbone(nn.Module):
         super().__init__()
         refuse_unreadable(vlm.config)
         self.vlm = vlm
+        # Idefics3 and SmolVLM put image features among the embeddings without a cast: under autocast those are half.
+        if isinstance(connector := getattr(vlm.base_model, "connector", None), nn.Module):
+            connector.register_forward_hook(self._in_the_embeddings_dtype)
         total = len(self.decoder.layers)
         if num_layers is not None and not 1 <= num_layers <= total:
             raise ValueError(
@@ -247,3 +250,6 @@ class Backbone(nn.Module):
             yield
         finally:
             self.decoder.layers = whole
+
+    def _in_the_embeddings_dtype(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.to(self.vlm.get_input_embeddings().weight.dtype)
