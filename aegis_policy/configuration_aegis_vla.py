@@ -63,6 +63,9 @@ class AegisVLAConfig(PreTrainedConfig):
     backbone_config: dict[str, Any] | None = None
     # "float32", or "bfloat16" for autocast around float32 weights.
     dtype: str = "float32"
+    # Whether transformer layers of VLM and expert are computed again in the backward pass, in place of keeping what
+    # they computed: less memory, a forward pass more for each backward pass.
+    gradient_checkpointing: bool = False
 
     # Actions predicted at once, and how many of them are carried out before the next look.
     chunk_size: int = 16

@@ -31,6 +31,7 @@ from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
 from aegis_policy.monitor import Monitor, load_monitor
 from aegis_policy.network.backbone import Prefix
+from aegis_policy.network.checkpointing import checkpointable, recompute_in_backward
 from aegis_policy.network.expert import masked_mse
 from aegis_policy.network.flow import integrate, interpolate, sample_time
 from aegis_policy.network.prompt import load_processor
@@ -63,6 +64,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
             order_cameras(config)
         self.backbone = load_backbone(config, weights=not from_checkpoint)
         self.expert = make_expert(config, self.backbone, weights=not from_checkpoint)
+        if config.gradient_checkpointing:
+            self.backbone.layers_to_recompute()  # refuses before work goes into an anchor
         self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("noise_seed", torch.randint(2**31, ()))
@@ -110,6 +113,15 @@ class AegisVLAPolicy(PreTrainedPolicy):
             self._protection.require_attached()
         if training and self.config.probe_freq and not self._scores:
             self.probe()  # where the curve begins, and where a resumed one goes on
+        layers: list[torch.nn.Module] = []
+        if training and self.config.gradient_checkpointing:
+            layers = [*self.backbone.layers_to_recompute(), *checkpointable(self.expert)]
+        with recompute_in_backward(layers):
+            return self._loss(batch, noise, time, reduction=reduction, training=training)
+
+    def _loss(
+        self, batch: dict[str, Tensor], noise: Tensor | None, time: Tensor | None, *, reduction: str, training: bool
+    ) -> tuple[Tensor, dict[str, float]]:
         size = batch[ACTION].shape[-1]
         action = pad_vector(batch[ACTION], self.config.action_size)
         if noise is None or time is None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from aegis_policy.network.checkpointing import checkpointable
 from aegis_policy.network.loading import load_pretrained_vlm, load_vlm_config
 from aegis_policy.network.readable import refuse_unreadable
 
@@ -172,6 +173,21 @@ class Backbone(nn.Module):
         prefix = f"{self.decoder_name}.layers."
         return name.startswith(prefix) and int(name.removeprefix(prefix).partition(".")[0]) >= self.depth
 
+    def layers_to_recompute(self) -> list[nn.Module]:
+        """Transformer layers of towers and language model, for `recompute_in_backward`.
+
+        Raises:
+            ValueError: If the language model's layers are none that transformers says may be run again.
+        """
+        found = checkpointable(self.vlm)
+        missing = [name for name, layer in self.layers().items() if not any(layer is other for other in found)]
+        if missing:
+            raise ValueError(
+                "Gradient checkpointing runs those layers again that transformers marks for it; those of "
+                f"{type(self.vlm).__name__} from {missing[0]!r} on are not. Set --policy.gradient_checkpointing=false."
+            )
+        return found
+
     def linears(self) -> dict[str, nn.Linear]:
         """Qualified weight name -> linear map of the VLM that the prefix passes through (so without the head)."""
         head = self.vlm.get_output_embeddings()
@@ -217,7 +233,7 @@ class Backbone(nn.Module):
             raise RuntimeError(
                 f"The VLM must keep the keys and values of all {mask.shape[1]} prefix tokens in each of its "
                 f"{self.depth} layers; it kept {lengths or 'none'}. Gradient checkpointing inside transformers empties "
-                "the cache: switch it off."
+                "the cache: use --policy.gradient_checkpointing=true in its place."
             )
         next_position = mask.sum(dim=1) + FIRST_POSITION.get(self.vlm.config.model_type, 0)
         if getattr(outputs, "rope_deltas", None) is not None:

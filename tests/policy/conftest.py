@@ -11,7 +11,7 @@ import aegis_policy.modeling_aegis_vla as modeling
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.sources import build_anchor
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
-from aegis_policy.network.backbone import Backbone
+from aegis_policy.network.backbone import NANO, Backbone
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.vqa import VQASample
 from tests.policy.tiny_backbones import FAMILIES
@@ -44,7 +44,8 @@ def tiny_folder(tmp_path_factory) -> "dict[str, Path]":
 
 @pytest.fixture
 def make_policy(tiny_folder):
-    """Builds a small policy: `make_policy(family="paligemma2", cameras=1, state_size=5, **config)`."""
+    """Builds a small policy: `make_policy(family="paligemma2", cameras=1, state_size=5, **config)`, "nano" the embedded
+    backbone."""
 
     def make(family: str = "paligemma2", *, cameras: int = 1, state_size: int = 5, **options) -> AegisVLAPolicy:
         features = {
@@ -56,7 +57,7 @@ def make_policy(tiny_folder):
         config = AegisVLAConfig(
             input_features=features,
             output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(4,))},
-            backbone=str(tiny_folder[family]),
+            backbone=NANO if family == NANO else str(tiny_folder[family]),
             device="cpu",
             **{"chunk_size": 5, "n_action_steps": 3, **options},
         )
