@@ -15,7 +15,7 @@ from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
 from aegis_policy.pretrained.take_over import take_over
 
 KNOWLEDGE = ("aegis", "none", "stop_gradient", "frozen")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 TIME_CONDITIONINGS = ("concat", "adaptive_norm")
 PROMPT_FORMS = ("processor", "pi0", "pi05")
 GENERIC_QUESTIONS = (
@@ -61,7 +61,8 @@ class AegisVLAConfig(PreTrainedConfig):
     # The VLM's transformers configuration where it is not `backbone`'s: filled in by init_from, so that what is saved
     # rebuilds without it.
     backbone_config: dict[str, Any] | None = None
-    # "float32", or "bfloat16" for autocast around float32 weights.
+    # "float32", or "bfloat16" or "float16" for autocast around float32 weights while training; lerobot-train scales the
+    # loss under float16, which needs a GPU. Acting, probing and building an anchor stay in float32.
     dtype: str = "float32"
     # Whether transformer layers of VLM and expert are computed again in the backward pass, in place of keeping what
     # they computed: less memory, a forward pass more for each backward pass.

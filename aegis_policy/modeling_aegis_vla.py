@@ -219,7 +219,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if self._monitor is None:
             self._monitor = load_monitor(self.config.probe_monitor, count=self.config.probe_count)
         step = int(self.training_steps)
-        with torch.random.fork_rng():
+        # Without autocast: the first curve point is asked for inside the trainer's, all others outside of it.
+        with torch.random.fork_rng(), torch.autocast(self.noise_seed.device.type, enabled=False):
             self._scores = self._monitor(self.vlm, step)
         record = {
             "step": step,

@@ -7,6 +7,10 @@ With the task's loss `L`, the distance `D` and `w = dJ/dL`, where `J` is what `b
 `w` is 1 in a plain loop, `1/k` in each of k micro-batches, times the loss scale in float16. Seeded so, both gradients
 are sums over the same micro-batches with the same weights, and the loss scale keeps both out of float16's underflow.
 The scale that is left in `.anchor_grad` does not matter to a projection.
+
+A distance may be a thousand times the loss, and a loss scale that suits the one overflows the other. Under float16 the
+distance's backward pass therefore runs at the size of the loss; what it was divided by, a power of two, comes back in
+the float32 of the result.
 """
 
 from collections.abc import Callable, Iterable
@@ -50,10 +54,15 @@ def backward_beside(
         done: Called afterwards with a () bool: whether all of the distance's gradient was finite.
     """
     parameters = list(parameters)
+    excess = _excess(loss, distance)
 
     def begin(upstream: Tensor) -> Tensor:
         weight = upstream.detach().abs().sum().to(distance.dtype)
+        if excess is not None:
+            weight = weight / excess
         gradients = torch.autograd.grad(distance, parameters, weight, retain_graph=True, allow_unused=True)
+        if excess is not None:
+            gradients = tuple(None if g is None else g * excess for g in gradients)
         if all(p.grad is None for p in parameters):
             drop_anchor_gradients(parameters)
         for p, gradient in zip(parameters, gradients, strict=True):
@@ -67,3 +76,13 @@ def backward_beside(
         return torch.where(finite.to(upstream.device), upstream, torch.nan)
 
     loss.register_hook(begin)
+
+
+def _excess(loss: Tensor, distance: Tensor) -> Tensor | None:
+    """How many times the loss the distance is, rounded up to a power of two; None where float16 takes no part."""
+    device = distance.device.type
+    if not (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16):
+        return None
+    ratio = distance.detach() / loss.detach().abs().mean()
+    ratio = torch.where(ratio.isfinite(), ratio, 1.0)  # a loss of 0; what is not finite stays so for the scaler to find
+    return ratio.clamp(min=1).log2().ceil().exp2()

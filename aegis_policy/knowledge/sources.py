@@ -70,7 +70,8 @@ def build_anchor(
         linears=_reached(backbone, prepare(0)),
         mask_of=lambda site: mask if backbone.is_language(site) else None,
     )
-    with collector, tqdm(total=len(samples), desc="Building the anchor", unit="sample") as progress:
+    progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
+    with collector, progress, torch.autocast(device.type, enabled=False):
         for start in range(0, len(samples), batch_size):
             inputs = prepare(start)
             mask = inputs["attention_mask"].bool()

@@ -195,6 +195,32 @@ def test_the_loss_scale_keeps_the_anchor_gradient_out_of_float16s_underflow() ->
     torch.testing.assert_close(found[2.0**16], torch.full((4, 4), 2e-10), rtol=2e-3, atol=0)
 
 
+def test_a_distance_a_thousand_times_the_loss_fits_the_losss_scale_in_float16() -> None:
+    """float16 ends at 65504: at a scale of 2^14 a loss of 1 fits, and what is 3000 times as large does not."""
+    net = nn.Linear(4, 4, bias=False)
+    with torch.autocast("cpu", dtype=torch.float16):
+        hidden = net(torch.eye(4))
+        loss, distance = hidden.float().square().mean(), 3000 * (hidden.float() - 1).square().mean()
+        backward_beside(loss, distance, net.parameters())
+    (expected,) = torch.autograd.grad(distance, list(net.parameters()), retain_graph=True)
+    assert not torch.autograd.grad(2.0**14 * distance, list(net.parameters()), retain_graph=True)[0].isfinite().all()
+    (loss * 2.0**14).backward()
+    assert net.weight.grad is not None and net.weight.grad.isfinite().all()
+    # float16 keeps three digits.
+    torch.testing.assert_close(net.weight.anchor_grad / 2.0**14, expected, rtol=2e-3, atol=0)  # type: ignore[attr-defined]
+
+
+def test_beside_a_loss_of_zero_the_distances_gradient_is_what_it_is() -> None:
+    net = nn.Linear(4, 4, bias=False)
+    with torch.autocast("cpu", dtype=torch.float16):
+        hidden = net(torch.eye(4))
+        loss, distance = 0.0 * hidden.float().sum(), (hidden.float() - 1).square().mean()
+        backward_beside(loss, distance, net.parameters())
+    (expected,) = torch.autograd.grad(distance, list(net.parameters()), retain_graph=True)
+    loss.backward()
+    assert torch.equal(net.weight.anchor_grad, expected)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_autocast_around_the_step_does_not_reach_the_projection(projection: str) -> None:
     plain, cast = model(), model()
