@@ -50,7 +50,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
     State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
-    adaptive penalty (all in the checkpoint); the queue of actions still to be carried out; the monitor's last scores.
+    adaptive penalty (all in the checkpoint); the micro-batches of the step so far; the queue of actions still to be
+    carried out; the monitor's last scores.
     """
 
     config_class = AegisVLAConfig
@@ -74,6 +75,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
         self._layer_distances: list[float] = []
+        self._micro_batch = 0  # backward passes whose gradients add up to the next step
         if not from_checkpoint:
             self._set_anchor(self._find_anchor())
             self._choose_trainable()
@@ -136,7 +138,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         losses = masked_mse(velocity[..., :size], target[..., :size], is_pad=batch.get("action_is_pad"))  # (B,)
         added: dict[str, Tensor] = {}
         if training:
-            seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps), distances)
+            seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps), distances, self._micro_batch)
             added = self._retention.added_losses(seen, seed=int(self.noise_seed))
         metrics = self._metrics(losses, distances, added)
         if training and self.config.loss_temperature is not None:
@@ -154,18 +156,23 @@ class AegisVLAPolicy(PreTrainedPolicy):
             )
             self._retention.leave_anchor_gradient(loss, seen, self._encode)
             note_layers(loss, self)
+            loss.register_hook(self._count_micro_batch)
         return loss, metrics
+
+    def _count_micro_batch(self, _: Tensor) -> None:
+        self._micro_batch += 1
 
     def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and times of this training step.
 
-        A function of the run's seed, the step and the rank, not of how often somebody has drawn before: so a resumed
-        run trains on the noise of the uninterrupted one.
+        A function of the run's seed, the step, the micro-batch and the rank, not of how often somebody has drawn
+        before: so a resumed run trains on the noise of the uninterrupted one.
         """
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         devices = [] if action.device.type == "cpu" else [action.device]
         with torch.random.fork_rng(devices, device_type="cuda" if not devices else action.device.type):
-            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank)))
+            later = (self._micro_batch,) if self._micro_batch else ()  # the first one draws as a whole batch does
+            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank, *later)))
             return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
     def _encode(self, inputs: dict[str, Tensor]) -> Prefix:
@@ -178,7 +185,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         values = [losses.detach().float().mean(), *[term.detach().float() for term in added.values()]]
         names = [*added]
         if self.penalty_controller is not None:
-            values.append(self.penalty_controller.log_scale.exp())
+            values.append(self.penalty_controller.scale)
             names.append("penalty_scale")
         if distances is not None:
             values += [distances.detach().sum(), *distances.detach()]
@@ -210,6 +217,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
     def update(self) -> None:
         """Counts the step and asks the monitor's questions when it is time; lerobot-train calls it after each step."""
         self.training_steps += 1
+        self._micro_batch = 0
         frequency = self.config.probe_freq
         if frequency and int(self.training_steps) % frequency == 0:
             self.probe()

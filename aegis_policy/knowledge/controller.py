@@ -42,4 +42,9 @@ class PenaltyController(nn.Module):
         """
         excess = (distance.detach().float() / self.bound - 1).clamp(-1, 1).nan_to_num(0.0)  # nan would stay for good
         self.log_scale.add_(GAIN * excess).clamp_(-LIMIT, LIMIT)
+        return self.scale
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale as it stands, (), without gradient."""
         return self.log_scale.exp()

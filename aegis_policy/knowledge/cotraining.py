@@ -25,7 +25,7 @@ class CoTraining:
         samples: What is drawn from; the first accepted answer counts.
         processor: The VLM's own.
         share: Of VQA samples in robot and VQA samples together, in (0, 1).
-        seed: Of the draws, which depend on it and the step alone.
+        seed: Of the draws, which depend on it and on step and micro-batch alone.
     """
 
     def __init__(self, samples: Sequence[VQASample], processor: Any, *, share: float, seed: int) -> None:
@@ -36,7 +36,7 @@ class CoTraining:
         self._share = share
         self._seed = seed
 
-    def loss(self, backbone: Backbone, *, step: int, beside: int, device: torch.device) -> Tensor:
+    def loss(self, backbone: Backbone, *, step: int, beside: int, device: torch.device, micro_batch: int = 0) -> Tensor:
         """Mean cross-entropy of this step's answers, weighted as their share of all samples asks.
 
         Args:
@@ -44,10 +44,12 @@ class CoTraining:
             step: Of the training.
             beside: Number of robot samples in the batch.
             device: Of the backbone.
+            micro_batch: Of the step; each draws samples of its own.
         """
         over = self._share / (1 - self._share)  # VQA samples a robot sample
         count = min(max(1, round(over * beside)), len(self._samples))
-        drawn = np.random.default_rng([self._seed, step]).choice(len(self._samples), count, replace=False)
+        generator = np.random.default_rng([self._seed, step, micro_batch])
+        drawn = generator.choice(len(self._samples), count, replace=False)
         samples = [self._samples[i] for i in drawn]
         end = end_of_answer(backbone, self._processor)
         inputs, labels = with_answers(self._processor, samples, end=end, token_type=backbone.answer_type)

@@ -31,6 +31,7 @@ class Seen(NamedTuple):
         mask: (B, T), true where a token counts.
         step: Of the training.
         distances: W2^2 of each layer from the anchor, (L,), where somebody has computed them from these outputs.
+        micro_batch: Which one it is, from 0, of those whose gradients add up to one step.
     """
 
     batch: Mapping[str, Tensor]
@@ -39,6 +40,7 @@ class Seen(NamedTuple):
     mask: Tensor
     step: int
     distances: Tensor | None = None
+    micro_batch: int = 0
 
     def first(self, count: int) -> "Seen":
         """The first `count` samples of it; all of it for 0 or more than there are.
@@ -49,12 +51,12 @@ class Seen(NamedTuple):
         if not 0 < count < size:
             return self
         rows = {k for k, v in self.batch.items() if isinstance(v, Tensor) and v.ndim and len(v) == size}
-        return Seen(
+        return self._replace(
             batch={k: v[:count] if k in rows else v for k, v in self.batch.items()},
             inputs={k: v[: len(v) // size * count] for k, v in self.inputs.items()},
             outputs={k: v[:count] for k, v in self.outputs.items()},
             mask=self.mask[:count],
-            step=self.step,
+            distances=None,
         )
 
 

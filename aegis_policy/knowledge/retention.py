@@ -125,7 +125,9 @@ class Retention:
         if recipe.penalty_weight and (seen.step + 1) % recipe.reference_every == 0:
             assert self._reference is not None, "made with the choice of what trains"
             distance = self._reference(seen.first(recipe.reference_samples)).sum()
-            scale = 1.0 if self._controller is None else self._controller(distance)
+            scale: float | Tensor = 1.0
+            if self._controller is not None:  # it adapts once a step
+                scale = self._controller.scale if seen.micro_batch else self._controller(distance)
             terms["penalty"] = recipe.penalty_weight * recipe.reference_every * scale * distance
         if config.cotraining_share:
             if self._cotraining is None:
@@ -133,6 +135,10 @@ class Retention:
                 samples = source(count=config.cotraining_samples, seed=0, split="train")
                 self._cotraining = CoTraining(samples, self._processor, share=config.cotraining_share, seed=seed)
             terms["vqa_loss"] = self._cotraining.loss(
-                self._backbone, step=seen.step, beside=len(seen.mask), device=seen.mask.device
+                self._backbone,
+                step=seen.step,
+                micro_batch=seen.micro_batch,
+                beside=len(seen.mask),
+                device=seen.mask.device,
             )
         return terms

@@ -18,7 +18,7 @@ from aegis_policy.network.prompt import encode_prompts, to_uint8
 
 
 class Answers:
-    """One question a sample, the questions in turn: which one depends on step and place alone.
+    """One question a sample, the questions in turn: which one depends on step, micro-batch and place alone.
 
     Args:
         backbone: The one that learns.
@@ -46,7 +46,8 @@ class Answers:
     def __call__(self, seen: Seen) -> Tensor:
         """(1,)."""
         images = [to_uint8(seen.batch[key]) for key in self._image_keys]
-        asked = [self._questions[(seen.step + i) % len(self._questions)] for i in range(len(seen.mask))]
+        first = seen.step + seen.micro_batch
+        asked = [self._questions[(first + i) % len(self._questions)] for i in range(len(seen.mask))]
         views = [list(one) for one in zip(*images, strict=True)]
         inputs = encode_prompts(self._processor, views, asked, padding_side="left")
         device = seen.mask.device
