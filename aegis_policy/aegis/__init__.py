@@ -9,9 +9,11 @@ from aegis_policy.aegis.optimizer import PROJECTIONS, AegisAdamW
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
 from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES
+from aegis_policy.aegis.ranks import average_over_ranks, rank, take_from_first, world_size
+from aegis_policy.aegis.shards import is_sharded
 from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
 from aegis_policy.aegis.subspace import closed_share, compact_projector, subspace_projector
-from aegis_policy.aegis.wasserstein import masked_moments, wasserstein2
+from aegis_policy.aegis.wasserstein import masked_moments, pooled_moments, wasserstein2
 
 __all__ = [
     "ON_NONFINITE",
@@ -24,14 +26,20 @@ __all__ = [
     "ProjectionReport",
     "Projector",
     "SecondMoment",
+    "average_over_ranks",
     "backward_beside",
     "closed_share",
     "compact_projector",
     "fingerprint",
+    "is_sharded",
     "masked_moments",
     "note_gradients",
+    "pooled_moments",
     "project_layer",
+    "rank",
     "subspace_projector",
+    "take_from_first",
     "wasserstein2",
     "when_backward_ends",
+    "world_size",
 ]

@@ -11,14 +11,22 @@ The scale that is left in `.anchor_grad` does not matter to a projection.
 A distance may be a thousand times the loss, and a loss scale that suits the one overflows the other. Under float16 the
 distance's backward pass therefore runs at the size of the loss; what it was divided by, a power of two, comes back in
 the float32 of the result.
+
+An anchor gradient is found outside the backward pass that data parallelism reduces, each rank's on its own batch. Before
+anything is projected on it, it is averaged over the ranks, so that each removes the same and replicas stay
+bit-identical. A mean of sums is the sum of means: the ranks are asked once a step, however many micro-batches it had.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from aegis_policy.aegis.precision import all_finite
+from aegis_policy.aegis.precision import all_finite, at_least_float32
+from aegis_policy.aegis.ranks import counts_over_ranks, world_size
+from aegis_policy.aegis.shards import is_sharded
 
 
 def anchor_gradient(p: Tensor) -> Tensor | None:
@@ -86,3 +94,50 @@ def _excess(loss: Tensor, distance: Tensor) -> Tensor | None:
     ratio = distance.detach() / loss.detach().abs().mean()
     ratio = torch.where(ratio.isfinite(), ratio, 1.0)  # a loss of 0; what is not finite stays so for the scaler to find
     return ratio.clamp(min=1).log2().ceil().exp2()
+
+
+def complete_over_ranks(params: Sequence[Any]) -> None:
+    """Gives a parameter a zero anchor gradient where this rank has none and another has one.
+
+    A rank whose samples say nothing about the anchor so takes part in the step, and adds nothing to the direction.
+    One message of two numbers a parameter, and a synchronisation with the device. DTensors are left alone.
+
+    Args:
+        params: All protected parameters, in one order on all ranks, with a gradient or without.
+
+    Raises:
+        RuntimeError: On every rank, if some ranks have a gradient for a parameter and others do not.
+    """
+    plain = [p for p in params if not is_sharded(p)]
+    if world_size() == 1 or not plain:
+        return
+    flags = [p.grad is not None for p in plain] + [anchor_gradient(p) is not None for p in plain]
+    counts = counts_over_ranks(flags, device=plain[0].device)
+    for p, moved, anchored in zip(plain, counts[: len(plain)], counts[len(plain) :], strict=True):
+        if moved not in (0, world_size()):
+            raise RuntimeError(
+                f"Replicas take the same steps, so a parameter has a gradient on every rank or on none; one of shape "
+                f"{tuple(p.shape)} has one on {moved} of {world_size()} ranks. Wrap the model in "
+                "DistributedDataParallel(find_unused_parameters=True), and skip a step on all ranks or on none."
+            )
+        if anchored and anchor_gradient(p) is None:
+            p.anchor_grad = torch.zeros_like(p)
+
+
+def take_averaged(params: Sequence[Any]) -> list[Tensor]:
+    """The anchor gradients of one layer, averaged over ranks; removed from the parameters.
+
+    Args:
+        params: Those of a layer that have one, the same on all ranks.
+    """
+    grads: list[Tensor] = [p.anchor_grad for p in params]
+    drop_anchor_gradients(params)
+    own = [i for i, g in enumerate(grads) if not is_sharded(g)]  # a DTensor is everybody's already
+    if world_size() == 1 or not own:
+        return grads
+    flat = torch.cat([grads[i].to(at_least_float32(grads[i].dtype)).flatten() for i in own])
+    dist.all_reduce(flat)
+    parts = (flat / world_size()).split([grads[i].numel() for i in own])
+    for i, part in zip(own, parts, strict=True):
+        grads[i] = part.view(grads[i].shape)
+    return grads

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from aegis_policy.aegis.anchor_gradient import anchor_gradient
-from aegis_policy.aegis.precision import all_finite
+from aegis_policy.aegis.precision import all_finite, largest_entry
+from aegis_policy.aegis.ranks import on_every_rank
+from aegis_policy.aegis.shards import is_sharded
 
 Groups = Sequence[Mapping[str, Any]]
 ON_NONFINITE = ("stop", "skip")
@@ -45,7 +45,7 @@ def note_gradients(layers: Mapping[str, Iterable[Tensor]]) -> None:
     for place, (name, parameters) in enumerate(layers.items()):
         with_gradient = [p for p in parameters if p.grad is not None]
         if with_gradient:
-            largest = get_total_norm([p.grad for p in with_gradient if p.grad is not None], float("inf"))
+            largest = largest_entry([p.grad for p in with_gradient if p.grad is not None])
             for p in with_gradient:
                 p.noted = (place, name, largest)  # type: ignore[attr-defined]
 
@@ -72,11 +72,10 @@ def may_step(groups: Groups, layers: Mapping[str, Groups], *, on_nonfinite: str 
         if p.grad is not None and (gradient := anchor_gradient(p)) is not None
     ]
     finite = all_finite([*gradients, *(gradient for _, gradient in anchors)])
-    # Data parallelism has made the task's gradients the same everywhere; anchor gradients are still each rank's own.
-    if anchors and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        everywhere = finite.to(torch.int32)
-        dist.all_reduce(everywhere, dist.ReduceOp.MIN)
-        finite = everywhere.bool()
+    # Data parallelism has made the task's gradients the same everywhere; anchor gradients are still each rank's own,
+    # and each rank has seen its part of those that are sharded.
+    if anchors or any(is_sharded(g) for g in gradients):
+        finite = on_every_rank(finite)
     if finite:  # the synchronisation
         return True
     message = (

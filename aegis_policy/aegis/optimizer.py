@@ -29,16 +29,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adam import adam
 
-from aegis_policy.aegis.anchor_gradient import anchor_gradient, drop_anchor_gradients
+from aegis_policy.aegis.anchor_gradient import (
+    anchor_gradient,
+    complete_over_ranks,
+    drop_anchor_gradients,
+    take_averaged,
+)
 from aegis_policy.aegis.finite import ON_NONFINITE, may_step
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 from aegis_policy.aegis.projection import ProjectionReport, project_layer, report_of
 from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_anchor_gradient, no_projector
+from aegis_policy.aegis.shards import local
 
 PROJECTIONS = ("gradient", "first_moment", "update", *SUBSPACES)
 
@@ -56,8 +61,12 @@ class AegisAdamW(torch.optim.AdamW):
     Without a subspace the anchor gradient is read from `param.anchor_grad`, which `step` and `zero_grad` set
     back to None: a step that a loss scaler skips leaves none behind. Its scale is free. A parameter whose
     `anchor_grad` is None does not influence the penalty and takes AdamW's own step; a layer that has none at
-    all is an error. Where torch.distributed is initialised the anchor gradients are first averaged over all
-    ranks, so that replicas agree; each rank must set them for the same parameters.
+    all is an error.
+
+    Where torch.distributed is initialised, `step` is called on all ranks or on none. It averages the anchor
+    gradients over the ranks (one that sets none adds nothing), and the first takes the projectors of rank 0, so
+    that replicas stay bit-identical. Parameters may be DTensors (`fully_shard`): their gradients are everybody's
+    already, `anchor_grad` is sharded alike, products are summed over the shards, and a subspace sends no weights.
 
     State beyond AdamW's: the projectors (they follow their parameter's device), the last step's reports and
     `skipped_steps`, those that `on_nonfinite="skip"` left out.
@@ -106,6 +115,7 @@ class AegisAdamW(torch.optim.AdamW):
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
         self._projectors: dict[Tensor, Projector] = {}
+        self._agreed = False  # whether the projectors are those of rank 0
         self._closed_share = 0.0
         self._layer_reports: dict[str, ProjectionReport] = {}
         self._guards: list[Any] | None = []  # None once attached
@@ -161,9 +171,12 @@ class AegisAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.projection not in SUBSPACES:
+            complete_over_ranks([p for g in self.param_groups if g.get("layer") is not None for p in g["params"]])
         layers = self._layers_with_gradients()
         if self.projection in SUBSPACES:
             self._require_projectors(layers)
+            self._agree_on_projectors()
         else:
             self._require_anchor_gradients(layers)
         if not may_step(self.param_groups, layers, on_nonfinite=self.on_nonfinite):
@@ -231,12 +244,12 @@ class AegisAdamW(torch.optim.AdamW):
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = "projection on_nonfinite skipped_steps _projectors _closed_share _layer_reports _guards"
+        kept = "projection on_nonfinite skipped_steps _projectors _agreed _closed_share _layer_reports _guards"
         return super().__getstate__() | {name: self.__dict__[name] for name in kept.split()}
 
     def _gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
         params = [p for p in _stepped(groups) if anchor_gradient(p) is not None]
-        projected, report = project_layer([p.grad for p in params], self._take_anchor_grads(params))
+        projected, report = project_layer([p.grad for p in params], take_averaged(params))
         for p, g in zip(params, projected, strict=True):
             p.grad.copy_(g)  # in place: DDP's gradients are views into its buckets
         for group in groups:
@@ -245,7 +258,7 @@ class AegisAdamW(torch.optim.AdamW):
 
     def _first_moment_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
         params = [p for p in _stepped(groups) if anchor_gradient(p) is not None]
-        projected, report = project_layer([p.grad for p in params], self._take_anchor_grads(params))
+        projected, report = project_layer([p.grad for p in params], take_averaged(params))
         changes = {p: g - p.grad for p, g in zip(params, projected, strict=True)}
         for group in groups:
             beta1 = group["betas"][0]
@@ -259,7 +272,7 @@ class AegisAdamW(torch.optim.AdamW):
 
     def _update_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
         params = [p for p in _stepped(groups) if anchor_gradient(p) is not None]
-        anchors = self._take_anchor_grads(params)
+        anchors = take_averaged(params)
         before = [p.clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
             self._adamw(group)
@@ -271,28 +284,29 @@ class AegisAdamW(torch.optim.AdamW):
 
     def _subspace_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
         params = _stepped(groups)
-        before = [p.clone(memory_format=torch.preserve_format) for p in params]
+        before = [local(p).clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
             self._adamw(group)
         norms = []
         for p, b in zip(params, before, strict=True):
-            allowed, squares = self._restrict(p, _wide(p) - _wide(b))
-            p.copy_(allowed.add_(_wide(b)))
+            allowed, squares = self._restrict(p, _wide(local(p)) - _wide(b))
+            local(p).copy_(allowed.add_(_wide(b)))
             norms.append(squares)
-        return report_of(norms)
+        return report_of(norms, params)
 
     def _subspace_gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
+        params = _stepped(groups)
         norms = []
-        for p in _stepped(groups):
-            allowed, squares = self._restrict(p, _wide(p.grad))
-            p.grad.copy_(allowed)  # in place: DDP's gradients are views into its buckets
+        for p in params:
+            allowed, squares = self._restrict(p, _wide(local(p.grad)))
+            local(p.grad).copy_(allowed)  # in place: DDP's gradients are views into its buckets
             norms.append(squares)
         for group in groups:
             self._adamw(group)
-        return report_of(norms)
+        return report_of(norms, params)
 
     def _restrict(self, p: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
-        """A move of `p` times its projector, and the squared norms (2,) before and after."""
+        """A move of this process's rows of `p` times its projector, and the squared norms (2,) before and after."""
         acc = accumulation_dtype(p.device)
         with full_precision_matmul(p.device.type):
             allowed = (move.flatten(1) @ self._projector(p)).view(move.shape)
@@ -345,16 +359,18 @@ class AegisAdamW(torch.optim.AdamW):
                 if p not in self._projectors:
                     raise RuntimeError(no_projector(layer, p))
 
-    def _take_anchor_grads(self, params: list[Any]) -> list[Tensor]:
-        """The anchor gradients, averaged over ranks; removed from the parameters."""
-        grads = [p.anchor_grad for p in params]
-        drop_anchor_gradients(params)
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return grads
-        flat = torch.cat([_wide(g).flatten() for g in grads])
-        dist.all_reduce(flat)
-        parts = (flat / dist.get_world_size()).split([g.numel() for g in grads])
-        return [part.view(g.shape) for part, g in zip(parts, grads, strict=True)]
+    def _agree_on_projectors(self) -> None:
+        """All ranks project alike, to the last bit: eigenvectors from another kind of processor would not."""
+        if self._agreed:
+            return
+        agreed: dict[Projector, Projector] = {}  # those that share one go on sharing it
+        for p in self._projectors:
+            own = self._projector(p)
+            if own not in agreed:
+                agreed[own] = own.of_first_rank()
+            self._projectors[p] = agreed[own]
+        self._measure_closed_share()
+        self._agreed = True
 
     def _projector(self, p: Tensor) -> Projector:
         """A parameter's projector on its device and in its precision; moved once, for all that share it."""
@@ -373,6 +389,10 @@ class AegisAdamW(torch.optim.AdamW):
         for p, projector in zip(params, projectors or [], strict=True):
             if projector is not None:
                 self._projectors[p] = projector if isinstance(projector, Projector) else matrices[id(projector)]
+        self._agreed = False
+        self._measure_closed_share()
+
+    def _measure_closed_share(self) -> None:
         shared = {id(p): p.closed_share for p in self._projectors.values()}
         shares = [shared[id(p)] for p in self._projectors.values()]
         self._closed_share = sum(shares) / max(len(shares), 1)

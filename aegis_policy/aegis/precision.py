@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from aegis_policy.aegis.shards import local
+
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
     """The dtype of inner products, norms and running sums: float64, or float32 on MPS, which has no float64."""
@@ -19,12 +21,21 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def largest_entry(tensors: Iterable[Tensor]) -> Tensor:
+    """The largest absolute entry of all, () on the first one's device; of DTensors, of this process's parts.
+
+    0 for none, or where this process has no part of any.
+    """
+    parts = [local(t) for t in tensors]
+    return get_total_norm([t for t in parts if t.numel()] or [t.new_zeros(1) for t in parts[:1]], float("inf"))
+
+
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether every entry of every tensor is finite, () bool on the first one's device; true for none.
 
-    Looks at the largest entry: a sum of squares would overflow for large ones too.
+    Looks at the largest entry, see `largest_entry`: a sum of squares would overflow for large ones too.
     """
-    return torch.isfinite(get_total_norm(tensors, float("inf")))
+    return torch.isfinite(largest_entry(tensors))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from aegis_policy.aegis.precision import accumulation_dtype
+from aegis_policy.aegis.shards import check_alike, local, sum_over_shards
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,16 @@ def project_layer(
     """Remove from a layer's task gradient the component that points against the anchor.
 
     Args:
-        task_grads: One tensor a parameter of the layer, any shapes.
-        anchor_grads: Gradients of the anchor penalty, parallel to `task_grads`, same shapes; dtypes may
-            differ.
+        task_grads: One tensor a parameter of the layer, any shapes. DTensors (FSDP2) are one vector over all
+            their shards.
+        anchor_grads: Gradients of the anchor penalty, parallel to `task_grads`, same shapes and, for
+            DTensors, same placements; dtypes may differ.
 
     Returns:
         The projected gradients, in the task gradients' dtypes, and the report. Inputs are not changed.
 
     Raises:
-        ValueError: If the lists are empty or do not match.
+        ValueError: If the lists are empty or do not match, or a DTensor is a partial sum.
     """
     _check(task_grads, anchor_grads)
     dtype = accumulation_dtype(task_grads[0].device)
@@ -77,9 +79,14 @@ def project_layer(
     return projected, ProjectionReport(conflict, cosine, energy_shed)
 
 
-def report_of(norms: Sequence[Tensor]) -> ProjectionReport:
-    """A layer's report, from its weights' squared norms (2,) before and after."""
-    wanted, taken = torch.stack(list(norms)).sum(0)
+def report_of(norms: Sequence[Tensor], parts: Sequence[Tensor]) -> ProjectionReport:
+    """A layer's report, from its weights' squared norms (2,) before and after.
+
+    Args:
+        norms: Of this process's part of each weight.
+        parts: The weights, which say whether there are other parts.
+    """
+    wanted, taken = sum_over_shards(norms, parts)
     shed = torch.where(wanted > 0, 1 - taken / torch.where(wanted > 0, wanted, 1.0), 0.0).clamp(min=0)
     return ProjectionReport(conflict=shed > 0, cosine=None, energy_shed=shed)
 
@@ -95,12 +102,11 @@ def _without_underflow(anchors: list[Tensor]) -> list[Tensor]:
 
 def _products(tasks: Sequence[Tensor], anchors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """<g, a>, ||g||^2, ||a||^2 over the whole layer."""
-    dot = task_square = anchor_square = torch.zeros((), dtype=dtype, device=tasks[0].device)
+    products = []
     for g, a in zip(tasks, anchors, strict=True):
-        flat_g, flat_a = g.detach().to(dtype).flatten(), a.flatten()
-        dot = dot + flat_g.dot(flat_a)
-        task_square = task_square + flat_g.dot(flat_g)
-        anchor_square = anchor_square + flat_a.dot(flat_a)
+        flat_g, flat_a = local(g.detach()).to(dtype).flatten(), local(a).flatten()
+        products.append(torch.stack([flat_g.dot(flat_a), flat_g.dot(flat_g), flat_a.dot(flat_a)]))
+    dot, task_square, anchor_square = sum_over_shards(products, tasks)
     return dot, task_square, anchor_square
 
 
@@ -114,3 +120,4 @@ def _check(task_grads: Sequence[Tensor], anchor_grads: Sequence[Tensor]) -> None
             "Task and anchor gradients are parallel lists over one layer's parameters; received shapes "
             f"{task_shapes} and {anchor_shapes}. Leave a parameter without an anchor gradient out of both."
         )
+    check_alike(task_grads, anchor_grads)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aegis_policy.aegis.ranks import take_from_first, world_size
+
 FORMS = ("closed", "open", "matrix")
 
 
@@ -72,6 +74,22 @@ class Projector:
         """On another device or in another dtype; itself where it is so already."""
         basis = self.basis.to(device=device, dtype=dtype)
         return self if basis is self.basis else Projector(basis, self.form)
+
+    def of_first_rank(self) -> "Projector":
+        """That of rank 0, the same to the last bit on all ranks, which must all call; itself in a single process.
+
+        Its form and its rank may differ from this one's, where an eigenvalue lies on the threshold. Where they do not,
+        this one's basis is overwritten.
+        """
+        if world_size() == 1:
+            return self
+        told = torch.tensor([FORMS.index(self.form), *self.basis.shape], device=self.device)
+        take_from_first([told], device=self.device)
+        form, *shape = told.tolist()
+        same = (FORMS[form], *shape) == (self.form, *self.basis.shape)
+        first = self if same else Projector(self.basis.new_empty(shape), FORMS[form])
+        take_from_first([first.basis], device=self.device)
+        return first
 
     @property
     def shape(self) -> tuple[int, int]:

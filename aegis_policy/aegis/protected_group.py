@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from aegis_policy.aegis.projector import Projector
+from aegis_policy.aegis.shards import has_whole_rows, row_width
 
 SUBSPACES = ("subspace", "subspace_gradient")  # restricted by projectors; other projections by an anchor gradient
 
@@ -48,11 +49,17 @@ def check_protected(
     for p, projector in zip(params, projectors, strict=True):
         if projector is None and p.requires_grad:
             raise ValueError(no_projector(layer, p))
-        if projector is not None and (p.ndim < 2 or tuple(projector.shape) != (p[0].numel(),) * 2):
+        if projector is not None and (p.ndim < 2 or tuple(projector.shape) != (row_width(p),) * 2):
             raise ValueError(
                 f"A projector is (in, in) for a weight (out, in); in layer {layer!r} it is "
                 f"{tuple(projector.shape)} for {tuple(p.shape)}. Check that projectors are in the order "
                 "of params."
+            )
+        if projector is not None and not has_whole_rows(p):
+            raise ValueError(
+                "A projector acts on a weight's rows, so each row lies on one process; in layer "
+                f"{layer!r} a weight of shape {tuple(p.shape)} is sharded as {getattr(p, 'placements', ())}. Shard "
+                "along dimension 0, as fully_shard does by default."
             )
 
 
