@@ -20,7 +20,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
 from torch import Tensor
 
-from aegis_policy.aegis import GaussianAnchor
+from aegis_policy.aegis import GaussianAnchor, average_over_ranks, rank, take_from_first
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.controller import PenaltyController
@@ -29,7 +29,7 @@ from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
-from aegis_policy.monitor import Monitor, load_monitor
+from aegis_policy.monitor import Monitor, ask_on_first_rank, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.checkpointing import checkpointable, recompute_in_backward
 from aegis_policy.network.expert import masked_mse
@@ -114,7 +114,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if training and self._protection is not None:
             self._protection.require_attached()
         if training and self.config.probe_freq and not self._scores:
-            self.probe()  # where the curve begins, and where a resumed one goes on
+            # where the curve begins, and where a resumed one goes on
+            self._scores = ask_on_first_rank(self.probe, self.backbone)
         layers: list[torch.nn.Module] = []
         if training and self.config.gradient_checkpointing:
             layers = [*self.backbone.layers_to_recompute(), *checkpointable(self.expert)]
@@ -143,7 +144,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         metrics = self._metrics(losses, distances, added)
         if training and self.config.loss_temperature is not None:
             losses = losses * torch.exp(-losses.detach() / self.config.loss_temperature)
-        loss = losses if reduction == "none" else _mean_over_actions(losses, batch)
+        loss = losses if reduction == "none" else _mean_over_actions(losses, batch, over_ranks=training)
         loss = loss + sum(added.values())
         if training:
             loss = require_finite(
@@ -168,11 +169,10 @@ class AegisVLAPolicy(PreTrainedPolicy):
         A function of the run's seed, the step, the micro-batch and the rank, not of how often somebody has drawn
         before: so a resumed run trains on the noise of the uninterrupted one.
         """
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         devices = [] if action.device.type == "cpu" else [action.device]
         with torch.random.fork_rng(devices, device_type="cuda" if not devices else action.device.type):
             later = (self._micro_batch,) if self._micro_batch else ()  # the first one draws as a whole batch does
-            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank, *later)))
+            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank(), *later)))
             return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
     def _encode(self, inputs: dict[str, Tensor]) -> Prefix:
@@ -220,7 +220,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self._micro_batch = 0
         frequency = self.config.probe_freq
         if frequency and int(self.training_steps) % frequency == 0:
-            self.probe()
+            self._scores = ask_on_first_rank(self.probe, self.backbone)
 
     def probe(self) -> dict[str, float]:
         """What the backbone still knows, now: the monitor's scores, also in the log of the steps that follow."""
@@ -310,7 +310,10 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if not config.needs_anchor:
             return None
         samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
-        return build_anchor(self.backbone.to(config.device), self.vlm.processor, samples)
+        anchor = build_anchor(self.backbone.to(config.device), self.vlm.processor, samples)
+        # Each rank has run the same samples; rounding may differ from one kind of processor to another.
+        take_from_first(anchor.state_dict().values(), device=next(self.backbone.parameters()).device)
+        return anchor
 
     def _set_anchor(self, anchor: GaussianAnchor | None) -> None:
         self.anchor = anchor
@@ -389,10 +392,13 @@ def vlm_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return inputs
 
 
-def _mean_over_actions(losses: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Mean over all actions of the batch that are no padding: samples weigh by how many they have."""
+def _mean_over_actions(losses: Tensor, batch: dict[str, Tensor], *, over_ranks: bool) -> Tensor:
+    """Mean over all actions of the batch that are no padding: samples weigh by how many they have.
+
+    Over ranks the divisor is the mean number of all ranks' actions, so that an action weighs the same wherever it is,
+    and the mean of the ranks' losses is the mean over all actions of the global batch.
+    """
     is_pad = batch.get("action_is_pad")
-    if is_pad is None:
-        return losses.mean()
-    counts = (~is_pad).sum(dim=-1).to(losses.dtype)
-    return (losses * counts).sum() / counts.sum().clamp_min(1)
+    counts = torch.ones_like(losses) if is_pad is None else (~is_pad).sum(dim=-1).to(losses.dtype)
+    total = counts.sum()
+    return (losses * counts).sum() / (average_over_ranks(total) if over_ranks else total).clamp_min(1)

@@ -9,7 +9,7 @@ from aegis_policy.aegis.optimizer import PROJECTIONS, AegisAdamW
 from aegis_policy.aegis.projection import ProjectionReport, project_layer
 from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES
-from aegis_policy.aegis.ranks import average_over_ranks, rank, take_from_first, world_size
+from aegis_policy.aegis.ranks import average_over_ranks, on_every_rank, rank, take_from_first, world_size
 from aegis_policy.aegis.shards import is_sharded
 from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
 from aegis_policy.aegis.subspace import closed_share, compact_projector, subspace_projector
@@ -34,6 +34,7 @@ __all__ = [
     "is_sharded",
     "masked_moments",
     "note_gradients",
+    "on_every_rank",
     "pooled_moments",
     "project_layer",
     "rank",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aegis_policy.aegis import average_over_ranks, rank, world_size
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts
 from aegis_policy.vqa import VQASample
@@ -25,7 +26,7 @@ class CoTraining:
         samples: What is drawn from; the first accepted answer counts.
         processor: The VLM's own.
         share: Of VQA samples in robot and VQA samples together, in (0, 1).
-        seed: Of the draws, which depend on it and on step and micro-batch alone.
+        seed: Of the draws, which depend on it and on step, micro-batch and rank alone.
     """
 
     def __init__(self, samples: Sequence[VQASample], processor: Any, *, share: float, seed: int) -> None:
@@ -48,15 +49,21 @@ class CoTraining:
         """
         over = self._share / (1 - self._share)  # VQA samples a robot sample
         count = min(max(1, round(over * beside)), len(self._samples))
-        generator = np.random.default_rng([self._seed, step, micro_batch])
-        drawn = generator.choice(len(self._samples), count, replace=False)
-        samples = [self._samples[i] for i in drawn]
+        samples = [self._samples[i] for i in self._draw(count, step, micro_batch)]
         end = end_of_answer(backbone, self._processor)
         inputs, labels = with_answers(self._processor, samples, end=end, token_type=backbone.answer_type)
         inputs = {key: value.to(device) for key, value in inputs.items()}
         logits = backbone.vlm(**inputs, use_cache=False).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten().to(device), ignore_index=IGNORED)
-        return over * loss
+        targets = labels[:, 1:].flatten().to(device)
+        total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum")
+        return over * (total / average_over_ranks((targets != IGNORED).sum().to(total.dtype)))
+
+    def _draw(self, count: int, step: int, micro_batch: int) -> np.ndarray:
+        """This rank's part of what one process would draw for all of them; ranks share where samples are too few."""
+        parts = min(world_size(), len(self._samples) // count)
+        generator = np.random.default_rng([self._seed, step, micro_batch])
+        drawn = generator.choice(len(self._samples), parts * count, replace=False)
+        return drawn.reshape(parts, count)[rank() % parts]
 
 
 def end_of_answer(backbone: Backbone, processor: Any) -> int:

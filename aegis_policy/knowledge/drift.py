@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from aegis_policy.aegis import GaussianAnchor, masked_moments, wasserstein2
+from aegis_policy.aegis import GaussianAnchor, masked_moments, pooled_moments, wasserstein2
 
 
 @contextmanager
@@ -33,19 +33,25 @@ def watch_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]
             handle.remove()
 
 
-def anchor_distances(outputs: Mapping[str, Tensor], mask: Tensor, anchor: GaussianAnchor) -> Tensor:
+def anchor_distances(
+    outputs: Mapping[str, Tensor], mask: Tensor, anchor: GaussianAnchor, *, pooled: bool = False
+) -> Tensor:
     """W2^2 to the anchor, one number a layer.
 
     Args:
         outputs: Layer name -> (B, T, D), from `watch_outputs`.
         mask: (B, T), true where a token counts.
         anchor: With moments for each of these layers.
+        pooled: Whether the moments are those of all ranks' tokens; then every rank must call.
 
     Returns:
         (L,) float32, differentiable.
     """
-    distances = []
-    for name, output in outputs.items():
-        mean, std = masked_moments(output, mask)
-        distances.append(wasserstein2(mean, std, anchor.mean(name), anchor.std(name)))
-    return torch.stack(distances)
+    layers = list(outputs.values())
+    moments = pooled_moments(layers, mask) if pooled else [masked_moments(one, mask) for one in layers]
+    return torch.stack(
+        [
+            wasserstein2(mean, std, anchor.mean(name), anchor.std(name))
+            for name, (mean, std) in zip(outputs, moments, strict=True)
+        ]
+    )

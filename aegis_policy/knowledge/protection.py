@@ -8,9 +8,11 @@ that knows nothing of this would train unprotected: it never attaches the guard,
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor, Projector, backward_beside
+from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor, Projector, backward_beside, on_every_rank
+from aegis_policy.knowledge.in_place import require_in_place
 from aegis_policy.knowledge.trainable import layer_of
 
 
@@ -20,6 +22,7 @@ class Protection:
     State: `optimizer`, None until an `AegisAdamW` has been built from `groups`, and the anchor gradient that is kept.
 
     Args:
+        module: Whose parameters they are.
         parameters: Qualified name -> parameter that learns.
         anchor: What must not be undone.
         projection: One of `PROJECTIONS`.
@@ -29,6 +32,7 @@ class Protection:
 
     def __init__(
         self,
+        module: nn.Module,
         parameters: Mapping[str, nn.Parameter],
         anchor: GaussianAnchor,
         *,
@@ -37,6 +41,9 @@ class Protection:
         energy: float | None,
     ):
         self.parameters = dict(parameters)
+        self._module = module
+        self._shapes = {name: p.shape for name, p in parameters.items()}
+        self._in_place = False
         self.anchor = anchor
         self.projection = projection
         self.epsilon = epsilon
@@ -52,6 +59,7 @@ class Protection:
 
     def groups(self, **options: Any) -> list[dict[str, Any]]:
         """One parameter group a protected layer, for `AegisAdamW`; `options` such as `lr` go into each."""
+        self.parameters = {name: self._module.get_parameter(name) for name in self.parameters}  # as they are now
         projectors: Mapping[str, Projector] = {}
         if self.projection in SUBSPACES:
             device = next(iter(self.parameters.values())).device
@@ -70,12 +78,13 @@ class Protection:
     def attach(self, optimizer: AegisAdamW) -> None:
         """Called by `AegisAdamW` when it takes over the groups."""
         self.optimizer = optimizer
+        self._in_place = False
 
     def require_attached(self) -> None:
         """Refuses to train unprotected.
 
         Raises:
-            RuntimeError: If the optimizer was not built from `groups`.
+            RuntimeError: If the optimizer was not built from `groups`, or weights have been replaced since.
         """
         if self.optimizer is None:
             raise RuntimeError(
@@ -84,6 +93,9 @@ class Protection:
                 "--optimizer.type). In your own loop: optimizer = policy.config.get_optimizer_preset()"
                 ".build(policy.get_optim_params()). To train unprotected on purpose: --policy.knowledge=none."
             )
+        if not self._in_place:  # wrapping happens once, before the first step
+            require_in_place(self._module, self.parameters, self._shapes, anchor_gradient=self.needs_anchor_gradient)
+        self._in_place = True
 
     def leave_anchor_gradient(self, loss: Tensor, distance: Tensor, *, keep: bool = False) -> None:
         """The gradient of the distance to the reference into `.anchor_grad` of each protected parameter, when the
@@ -104,9 +116,12 @@ class Protection:
 
     def repeat_anchor_gradient(self, loss: Tensor) -> bool:
         """The gradient that was kept once more, when the backward pass of the loss begins; False if there is none."""
-        if not self._last or not self._last_is_finite:  # a device has long known: the step before has been logged
-            return False
         last = self._last
+        device = next(iter(self.parameters.values())).device
+        kept = torch.as_tensor(self._last_is_finite if last else False, device=device)
+        # A reference is asked on all ranks or on none. A device has long known: the step before has been logged.
+        if not on_every_rank(kept):
+            return False
 
         def leave(_: Tensor) -> None:
             for parameter, gradient in last.items():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegis_policy.aegis import GaussianAnchor
+from aegis_policy.aegis import GaussianAnchor, average_over_ranks
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.cotraining import CoTraining
@@ -65,7 +65,12 @@ class Retention:
         if config.knowledge == "aegis":
             assert anchor is not None, "aegis builds its anchor on start"
             self.protection = Protection(
-                learns, anchor, projection=recipe.projection, epsilon=config.epsilon, energy=recipe.energy
+                backbone.vlm,
+                learns,
+                anchor,
+                projection=recipe.projection,
+                epsilon=config.epsilon,
+                energy=recipe.energy,
             )
         self._reference: Reference | None = None
         if recipe.penalty_weight or config.projects_on_reference:
@@ -80,11 +85,15 @@ class Retention:
             )
 
     def distances(self, outputs: Mapping[str, Tensor], mask: Tensor, *, training: bool) -> Tensor | None:
-        """W2^2 to the anchor, (L,); with its graph where the reference goes through it; None without an anchor."""
+        """W2^2 to the anchor, (L,); None without an anchor.
+
+        Where the reference goes through it, with its graph and of all ranks' tokens; else of this rank's.
+        """
         if self._anchor is None:
             return None
-        with torch.set_grad_enabled(training and self._reference is not None and self._recipe.reference == "moments"):
-            return anchor_distances(outputs, mask, self._anchor)
+        wanted = training and self._reference is not None and self._recipe.reference == "moments"
+        with torch.set_grad_enabled(wanted):
+            return anchor_distances(outputs, mask, self._anchor, pooled=wanted)
 
     def leave_anchor_gradient(self, loss: Tensor, seen: Seen, encode: Callable[[dict[str, Tensor]], Prefix]) -> None:
         """The reference's gradient beside each protected parameter, where the projection wants one, as the loss's
@@ -126,8 +135,11 @@ class Retention:
             assert self._reference is not None, "made with the choice of what trains"
             distance = self._reference(seen.first(recipe.reference_samples)).sum()
             scale: float | Tensor = 1.0
-            if self._controller is not None:  # it adapts once a step
-                scale = self._controller.scale if seen.micro_batch else self._controller(distance)
+            if self._controller is not None and seen.micro_batch:
+                scale = self._controller.scale  # it adapts once a step
+            elif self._controller is not None:
+                # Of all ranks' samples: a scale of each rank's own would be overwritten by that of rank 0.
+                scale = self._controller(average_over_ranks(distance.detach()))
             terms["penalty"] = recipe.penalty_weight * recipe.reference_every * scale * distance
         if config.cotraining_share:
             if self._cotraining is None:

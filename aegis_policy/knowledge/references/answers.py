@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aegis_policy.aegis import average_over_ranks
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.teacher import Teacher
 from aegis_policy.network.backbone import Backbone
@@ -55,7 +56,8 @@ class Answers:
         with torch.no_grad():
             before = first_token_log_probabilities(self._teacher.asked(device), inputs)
         now = first_token_log_probabilities(self._backbone, inputs)
-        return F.kl_div(now, before, reduction="batchmean", log_target=True).unsqueeze(0)
+        samples = average_over_ranks(now.new_tensor(float(len(now))))
+        return (F.kl_div(now, before, reduction="sum", log_target=True) / samples).unsqueeze(0)
 
 
 def first_token_log_probabilities(backbone: Backbone, inputs: Mapping[str, Tensor]) -> Tensor:

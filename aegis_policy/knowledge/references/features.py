@@ -6,6 +6,7 @@ d_l = 1/L  sum_t ||h_lt - h*_lt||^2 / sum_t ||h*_lt||^2      over the unmasked t
 import torch
 from torch import Tensor
 
+from aegis_policy.aegis import average_over_ranks
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.teacher import Teacher
 
@@ -20,8 +21,10 @@ class Features:
         """(L,)."""
         before = self._teacher.outputs(seen.inputs)
         kept = seen.mask.unsqueeze(-1)
-        errors = []
+        errors, sizes = [], []
         for name, output in seen.outputs.items():
             target = before[name].float() * kept
-            errors.append((output.float() * kept - target).square().sum() / target.square().sum())
-        return torch.stack(errors) / len(errors)
+            errors.append((output.float() * kept - target).square().sum())
+            sizes.append(target.square().sum())
+        # Of all ranks' tokens, so that each token counts the same wherever it is.
+        return torch.stack(errors) / average_over_ranks(torch.stack(sizes)) / len(errors)

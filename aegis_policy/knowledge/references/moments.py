@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from aegis_policy.aegis import GaussianAnchor, masked_moments, wasserstein2
+from aegis_policy.aegis import GaussianAnchor, pooled_moments, wasserstein2
 from aegis_policy.knowledge.drift import anchor_distances
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.teacher import Teacher
@@ -23,10 +23,12 @@ class AnchorMoments:
 
     def __call__(self, seen: Seen) -> Tensor:
         """(L,)."""
+        known = None if self._relative else seen.distances
+        if known is not None:
+            return known
+        distances = anchor_distances(seen.outputs, seen.mask, self._anchor, pooled=True)
         if not self._relative:
-            known = seen.distances
-            return anchor_distances(seen.outputs, seen.mask, self._anchor) if known is None else known
-        distances = anchor_distances(seen.outputs, seen.mask, self._anchor)
+            return distances
         sizes = [self._anchor.mean(n).square().sum() + self._anchor.std(n).square().sum() for n in seen.outputs]
         return distances / torch.stack(sizes)
 
@@ -46,12 +48,13 @@ class BatchMoments:
 
     def __call__(self, seen: Seen) -> Tensor:
         """(L,), or (2 L,) for two kinds of tokens."""
-        before = self._teacher.outputs(seen.inputs)
+        teacher = self._teacher.outputs(seen.inputs)
+        before, now = [teacher[name] for name in seen.outputs], list(seen.outputs.values())
         return torch.stack(
             [
-                wasserstein2(*masked_moments(output, kind), *masked_moments(before[name], kind))
+                wasserstein2(*moments, *known)
                 for kind in self._kinds(seen)
-                for name, output in seen.outputs.items()
+                for moments, known in zip(pooled_moments(now, kind), pooled_moments(before, kind), strict=True)
             ]
         )
 
