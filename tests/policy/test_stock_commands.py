@@ -1,5 +1,6 @@
 """Stock lerobot-train on a small dataset and backbone: it trains, resumes exactly, and what it saves acts the same."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from safetensors.torch import load_file
+
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +47,12 @@ def dataset(tmp_path_factory) -> Path:
     return root
 
 
-def lerobot_train(*arguments: str) -> str:
+def lerobot_train(*arguments: str, launcher: tuple[str, ...] = ()) -> str:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    scripts = Path(sys.executable).parent
+    before = [str(scripts / launcher[0]), *launcher[1:]] if launcher else []
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "lerobot-train"), *arguments],
+        [*before, str(scripts / "lerobot-train"), *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -115,6 +120,40 @@ def test_a_resumed_run_has_the_losses_and_the_weights_of_the_uninterrupted_one(f
     again = load_file(killed / "checkpoints" / "000008" / "pretrained_model" / "model.safetensors")
     assert weights.keys() == again.keys()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_two_processes_of_accelerate_train_log_once_and_save_a_policy_that_loads(dataset, tiny_folder, tmp_path):
+    out = tmp_path / "ranks"
+    log = lerobot_train(
+        "--policy.type=aegis_vla",
+        f"--policy.backbone={tiny_folder['paligemma2']}",
+        "--policy.projection=update",
+        "--policy.probe_freq=4",
+        "--policy.probe_count=1",
+        "--policy.device=cpu",
+        "--policy.push_to_hub=false",
+        "--policy.chunk_size=4",
+        "--policy.n_action_steps=2",
+        "--dataset.repo_id=local/random",
+        f"--dataset.root={dataset}",
+        f"--output_dir={out}",
+        "--steps=7",  # the sixth takes the 21st frame alone, which accelerate fills up
+        "--batch_size=2",
+        "--log_freq=1",
+        "--num_workers=0",
+        "--env_eval_freq=0",
+        # On a CPU too: with --cpu accelerate starts a single process.
+        launcher=("accelerate", "launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
+    )
+    assert "Effective batch size: 2 x 2 = 4" in log
+    found = losses(log)
+    assert sorted(found) == list(range(1, 8))
+    assert all("anchor_distance_02" in text for text in found.values())
+    assert log.count('aegis {"step": 0,') == log.count('aegis {"step": 4,') == 1  # one process asks
+    policy = AegisVLAPolicy.from_pretrained(out / "checkpoints" / "last" / "pretrained_model")
+    assert policy.training_steps == 7
+    state = json.loads((out / "checkpoints" / "last" / "training_state" / "training_step.json").read_text())
+    assert state == {"step": 7, "num_processes": 2, "batch_size": 2}
 
 
 def test_lora_is_lerobots_own_and_its_checkpoint_loads(dataset, tiny_folder, tmp_path):
