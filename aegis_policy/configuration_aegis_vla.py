@@ -147,6 +147,8 @@ class AegisVLAConfig(PreTrainedConfig):
     optimizer_lr: float = 1e-3
     # Learning rate of the backbone; None: the same.
     optimizer_backbone_lr: float | None = None
+    # Learning rate of its vision tower and projector; None: the backbone's.
+    optimizer_vision_lr: float | None = None
     optimizer_betas: tuple[float, float] = (0.9, 0.95)
     optimizer_eps: float = 1e-8
     optimizer_weight_decay: float = 1e-10
@@ -204,6 +206,9 @@ class AegisVLAConfig(PreTrainedConfig):
                 f"The expert of init_from reads every layer of its VLM: num_vlm_layers={self.num_vlm_layers} would cut "
                 "off what it has learned to read. Leave it out, or start a new expert with --policy.backbone."
             )
+        for name in ("optimizer_backbone_lr", "optimizer_vision_lr"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"{name} must not be negative: got {value}. 0 lets that part stay as it is.")
         self._check_subspace()
         self._check_reference()
 

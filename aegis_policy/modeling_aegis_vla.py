@@ -36,6 +36,7 @@ from aegis_policy.network.expert import masked_mse
 from aegis_policy.network.flow import integrate, interpolate, sample_time
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.nonfinite import note_layers, require_finite
+from aegis_policy.parameter_groups import parameter_groups
 from aegis_policy.pretrained.start import load_backbone, make_expert
 from aegis_policy.pretrained.take_over import order_cameras
 from aegis_policy.processor_aegis_vla import VLM_INPUT
@@ -200,19 +201,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         return metrics | self._scores
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """One group a protected layer, one for what else of the backbone learns, one for the expert."""
-        backbone_lr = self.config.optimizer_backbone_lr
-        options = {} if backbone_lr is None else {"lr": backbone_lr}
-        groups: list[dict[str, Any]] = []
-        if self._protection is not None:
-            groups = self._protection.groups(**options)
-        protected = {id(p) for group in groups for p in group["params"]}
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in protected]
-        in_backbone = {id(p) for p in self.backbone.parameters()}
-        groups.append({"params": [p for p in rest if id(p) in in_backbone], **options})
-        groups.append({"params": [p for p in rest if id(p) not in in_backbone]})
-        # LeRobot logs the learning rate of the first group: let that be the expert's, which always learns.
-        return [group for group in reversed(groups) if group["params"]]
+        """One group a protected layer, one or two for what else of the backbone learns, one for the expert."""
+        return parameter_groups(self.config, self.backbone, self.parameters(), protection=self._protection)
 
     def update(self) -> None:
         """Counts the step and asks the monitor's questions when it is time; lerobot-train calls it after each step."""

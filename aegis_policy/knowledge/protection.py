@@ -5,7 +5,7 @@ it in `.anchor_grad`, and `AegisAdamW` projects in `step()`, after data-parallel
 that knows nothing of this would train unprotected: it never attaches the guard, and the policy refuses to go on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,19 +57,26 @@ class Protection:
         """Whether each step wants the gradient of the distance to the reference."""
         return self.projection not in SUBSPACES
 
-    def groups(self, **options: Any) -> list[dict[str, Any]]:
-        """One parameter group a protected layer, for `AegisAdamW`; `options` such as `lr` go into each."""
+    def projectors(self) -> dict[str, Projector]:
+        """Under a subspace: name of a parameter -> its projector, of these parameters at least."""
+        device = next(iter(self.parameters.values())).device
+        return self.anchor.projectors(epsilon=self.epsilon, energy=self.energy, device=device)
+
+    def groups(self, options: Callable[[str], dict[str, Any]] = lambda name: {}) -> list[dict[str, Any]]:
+        """One parameter group a protected layer, for `AegisAdamW`.
+
+        Args:
+            options: From the name of a layer's first parameter to what its group has beyond, such as `lr`.
+        """
         self.parameters = {name: self._module.get_parameter(name) for name in self.parameters}  # as they are now
-        projectors: Mapping[str, Projector] = {}
-        if self.projection in SUBSPACES:
-            device = next(iter(self.parameters.values())).device
-            projectors = self.anchor.projectors(epsilon=self.epsilon, energy=self.energy, device=device)
+        projectors = self.projectors() if self.projection in SUBSPACES else {}
         layers: dict[str, list[str]] = {}
         for name in self.parameters:
             layers.setdefault(layer_of(name), []).append(name)
         groups = []
         for layer, names in layers.items():
-            group = {"layer": layer, "params": [self.parameters[n] for n in names], "guard": self, **options}
+            group = {"layer": layer, "params": [self.parameters[n] for n in names], "guard": self}
+            group |= options(names[0])
             if self.projection in SUBSPACES:
                 group["projectors"] = [projectors[n] for n in names]
             groups.append(group)

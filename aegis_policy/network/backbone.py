@@ -211,6 +211,12 @@ class Backbone(nn.Module):
         """Whether a qualified name belongs to the language model (else: vision tower, projector)."""
         return name.startswith(self.decoder_name + ".")
 
+    def is_vision(self, name: str) -> bool:
+        """Whether a qualified name belongs to what makes tokens of images: neither language model nor its head."""
+        head = self.vlm.get_output_embeddings()
+        heads = () if head is None else (f"{n}." for n, module in self.vlm.named_modules() if module is head)
+        return not (self.is_language(name) or name.startswith(tuple(heads)))
+
     def encode(self, inputs: dict[str, Tensor]) -> Prefix:
         """Runs images and instruction through the VLM.
 

@@ -33,8 +33,10 @@ def tiny_folder(tmp_path_factory) -> "dict[str, Path]":
 
     class Folders(dict):
         def __missing__(self, family: str) -> Path:
-            folder = FAMILIES[family](tmp_path_factory.mktemp(family))
-            anchor = build_anchor(Backbone.load(str(folder)), load_processor(str(folder)), make_samples(12))
+            with torch.random.fork_rng():  # the same weights whichever test asks first, and nobody's numbers are drawn
+                torch.manual_seed(0)
+                folder = FAMILIES[family](tmp_path_factory.mktemp(family))
+                anchor = build_anchor(Backbone.load(str(folder)), load_processor(str(folder)), make_samples(12))
             anchor.save(folder / "anchor.safetensors")
             self[family] = folder
             return folder
@@ -94,9 +96,16 @@ def make_batch(policy: AegisVLAPolicy, batch: int = 3, *, seed: int = 0, trainin
 def train(policy: AegisVLAPolicy, steps: int, *, batch: int = 3) -> list[float]:
     """The loop of lerobot-train in five lines; returns the losses."""
     optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    return take_steps(policy, optimizer, range(steps), batch=batch)
+
+
+def take_steps(
+    policy: AegisVLAPolicy, optimizer: torch.optim.Optimizer, steps: range, *, batch: int = 3
+) -> list[float]:
+    """Part of a training, on the batches of these steps; returns the losses."""
     losses = []
     policy.train()
-    for step in range(steps):
+    for step in steps:
         loss, _ = policy.forward(make_batch(policy, batch, seed=step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), policy.config.optimizer_grad_clip_norm)
