@@ -159,6 +159,8 @@ class AegisVLAConfig(PreTrainedConfig):
     scheduler_warmup_steps: int = 1_000
     scheduler_decay_steps: int = 30_000
     scheduler_decay_lr: float = 1e-5
+    # Makes the LoRA of LeRobot's --peft.* a DoRA (arXiv 2402.09353), for which --peft.* has no option.
+    use_dora: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,6 @@ Legend: `B` batch, `H` horizon (`chunk_size`), `A` action size, `S` state size.
 
 import json
 import logging
-import re
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,8 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
 from torch import Tensor
 
-from aegis_policy.aegis import GaussianAnchor, average_over_ranks, rank, take_from_first
+from aegis_policy.adapter_config import accept_adapters, default_targets, with_dora
+from aegis_policy.aegis import GaussianAnchor, average_over_ranks, rank
 from aegis_policy.answering import VLM
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.controller import PenaltyController
@@ -28,7 +28,7 @@ from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
-from aegis_policy.knowledge.sources import build_anchor, load_anchor, shipped_anchor
+from aegis_policy.knowledge.sources import find_anchor
 from aegis_policy.monitor import Monitor, ask_on_first_rank, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.checkpointing import checkpointable, recompute_in_backward
@@ -40,7 +40,7 @@ from aegis_policy.parameter_groups import parameter_groups
 from aegis_policy.pretrained.start import load_backbone, make_expert
 from aegis_policy.pretrained.take_over import order_cameras
 from aegis_policy.processor_aegis_vla import VLM_INPUT
-from aegis_policy.vqa import load_vqa_source
+from aegis_policy.progress import Progress, accept_former_names
 
 # What an adapter checkpoint of LeRobot's PEFT names as its base when that base is the pre-trained backbone itself.
 FROM_BACKBONE = "aegis_vla/from-backbone"
@@ -51,15 +51,20 @@ class AegisVLAPolicy(PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
     State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
-    adaptive penalty (all in the checkpoint); the micro-batches of the step so far; the queue of actions still to be
-    carried out; the monitor's last scores.
+    adaptive penalty (all in the checkpoint; beside adapters all but the anchor); the micro-batches of the step so far;
+    the queue of actions still to be carried out; the monitor's last scores.
     """
 
     config_class = AegisVLAConfig
     name = "aegis_vla"
 
-    def __init__(self, config: AegisVLAConfig, *, from_checkpoint: bool = False, **_: Any):
-        """Builds the policy; weights come from `init_from` or `backbone` unless a checkpoint brings them."""
+    def __init__(
+        self, config: AegisVLAConfig, *, from_checkpoint: bool = False, adapters_follow: bool = False, **_: Any
+    ):
+        """Builds the policy; weights come from `init_from` or `backbone` unless a checkpoint brings them.
+
+        Where adapters of a checkpoint follow, the anchor is only looked for once they train on.
+        """
         super().__init__(config)
         config.validate_features()
         if config.init_from and not from_checkpoint:
@@ -69,17 +74,18 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if config.gradient_checkpointing:
             self.backbone.layers_to_recompute()  # refuses before work goes into an anchor
         self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
-        self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("noise_seed", torch.randint(2**31, ()))
+        self.progress = Progress()
+        self.register_load_state_dict_pre_hook(accept_former_names)
         self.penalty_controller = PenaltyController(config.penalty_bound) if config.penalty_bound else None
         self.anchor: GaussianAnchor | None = None
+        self._made_retention: Retention | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
         self._layer_distances: list[float] = []
         self._micro_batch = 0  # backward passes whose gradients add up to the next step
-        if not from_checkpoint:
+        if not (from_checkpoint or adapters_follow):
             self._set_anchor(self._find_anchor())
-            self._choose_trainable()
+            self._make_retention()
         self.reset()
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -140,8 +146,10 @@ class AegisVLAPolicy(PreTrainedPolicy):
         losses = masked_mse(velocity[..., :size], target[..., :size], is_pad=batch.get("action_is_pad"))  # (B,)
         added: dict[str, Tensor] = {}
         if training:
-            seen = Seen(batch, inputs, outputs, prefix.mask, int(self.training_steps), distances, self._micro_batch)
-            added = self._retention.added_losses(seen, seed=int(self.noise_seed))
+            seen = Seen(
+                batch, inputs, outputs, prefix.mask, int(self.progress.training_steps), distances, self._micro_batch
+            )
+            added = self._retention.added_losses(seen, seed=int(self.progress.noise_seed))
         metrics = self._metrics(losses, distances, added)
         if training and self.config.loss_temperature is not None:
             losses = losses * torch.exp(-losses.detach() / self.config.loss_temperature)
@@ -153,7 +161,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
                 {name: metrics[name] for name in ("flow_loss", *added)},
                 layers=dict(zip(self.backbone.layers(), self._layer_distances, strict=False)),
                 batch=batch,
-                step=int(self.training_steps),
+                step=int(self.progress.training_steps),
                 on_nonfinite=self.config.on_nonfinite,
             )
             self._retention.leave_anchor_gradient(loss, seen, self._encode)
@@ -173,7 +181,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         devices = [] if action.device.type == "cpu" else [action.device]
         with torch.random.fork_rng(devices, device_type="cuda" if not devices else action.device.type):
             later = (self._micro_batch,) if self._micro_batch else ()  # the first one draws as a whole batch does
-            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank(), *later)))
+            seed = (int(self.progress.noise_seed), int(self.progress.training_steps), rank(), *later)
+            torch.manual_seed(hash(seed))
             return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
     def _encode(self, inputs: dict[str, Tensor]) -> Prefix:
@@ -202,23 +211,27 @@ class AegisVLAPolicy(PreTrainedPolicy):
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """One group a protected layer, one or two for what else of the backbone learns, one for the expert."""
+        if self.config.use_dora and not self._adapted:
+            raise ValueError(
+                "--policy.use_dora makes a DoRA of the LoRA of --peft.*; there is none. Give --peft.method_type=LORA."
+            )
         return parameter_groups(self.config, self.backbone, self.parameters(), protection=self._protection)
 
     def update(self) -> None:
         """Counts the step and asks the monitor's questions when it is time; lerobot-train calls it after each step."""
-        self.training_steps += 1
+        self.progress.training_steps.add_(1)
         self._micro_batch = 0
         frequency = self.config.probe_freq
-        if frequency and int(self.training_steps) % frequency == 0:
+        if frequency and int(self.progress.training_steps) % frequency == 0:
             self._scores = ask_on_first_rank(self.probe, self.backbone)
 
     def probe(self) -> dict[str, float]:
         """What the backbone still knows, now: the monitor's scores, also in the log of the steps that follow."""
         if self._monitor is None:
             self._monitor = load_monitor(self.config.probe_monitor, count=self.config.probe_count)
-        step = int(self.training_steps)
+        step = int(self.progress.training_steps)
         # Without autocast: the first curve point is asked for inside the trainer's, all others outside of it.
-        with torch.random.fork_rng(), torch.autocast(self.noise_seed.device.type, enabled=False):
+        with torch.random.fork_rng(), torch.autocast(self.progress.noise_seed.device.type, enabled=False):
             self._scores = self._monitor(self.vlm, step)
         record = {
             "step": step,
@@ -291,31 +304,36 @@ class AegisVLAPolicy(PreTrainedPolicy):
     # --- anchor and checkpoints ----------------------------------------------------------------------------------
 
     def _find_anchor(self) -> GaussianAnchor | None:
-        """The configured anchor, the shipped one, or one built now if this training needs it."""
-        config = self.config
-        # The anchor beside `backbone` is not that of a VLM that comes out of another policy.
-        path = config.anchor_path or (None if config.init_from else shipped_anchor(config.backbone))
-        if path:
-            return load_anchor(path, self.backbone)
-        if not config.needs_anchor:
-            return None
-        samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
-        anchor = build_anchor(self.backbone.to(config.device), self.vlm.processor, samples)
-        # Each rank has run the same samples; rounding may differ from one kind of processor to another.
-        take_from_first(anchor.state_dict().values(), device=next(self.backbone.parameters()).device)
-        return anchor
+        # An anchor is that of the backbone alone, so one that adapters have got into is loaded once more.
+        return find_anchor(self.config, lambda: load_backbone(self.config) if self._adapted else self.backbone)
 
     def _set_anchor(self, anchor: GaussianAnchor | None) -> None:
-        self.anchor = anchor
+        device = self.progress.noise_seed.device
+        self.anchor = None if anchor is None else anchor.to(device)
         if anchor is not None:
             # The names and shapes of its tensors travel too, so that loading can make room for them.
             spec = json.dumps(anchor.spec()).encode()
-            self.register_buffer(_SPEC, torch.frombuffer(bytearray(spec), dtype=torch.uint8))
+            self.register_buffer(_SPEC, torch.frombuffer(bytearray(spec), dtype=torch.uint8).to(device))
 
-    def _choose_trainable(self) -> None:
-        self._retention = Retention(
-            self.config, self.backbone, self.anchor, self.vlm.processor, self.penalty_controller
-        )
+    @property
+    def _adapted(self) -> bool:
+        """Whether peft has put adapters into this policy: it leaves their configuration behind."""
+        return hasattr(self, "peft_config")
+
+    def _make_retention(self) -> Retention:
+        parts = (self.config, self.backbone, self.anchor, self.vlm.processor, self.penalty_controller)
+        self._made_retention = Retention(*parts, adapted=self._adapted)
+        return self._made_retention
+
+    @property
+    def _retention(self) -> Retention:
+        """Made with the policy, and anew when adapters have come into it since."""
+        made = self._made_retention
+        if made is not None and made.adapted == self._adapted:
+            return made
+        if made is None and self.anchor is None:
+            self._set_anchor(self._find_anchor())
+        return self._make_retention()
 
     @property
     def _protection(self) -> Protection | None:
@@ -325,7 +343,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "AegisVLAPolicy":
         """Loads a checkpoint with its anchor; no other file is needed."""
         if str(pretrained_name_or_path) == FROM_BACKBONE:
-            return cls(kwargs["config"])
+            return cls(kwargs["config"], adapters_follow=True)
         return super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
 
     @classmethod
@@ -339,30 +357,21 @@ class AegisVLAPolicy(PreTrainedPolicy):
         model = super()._load_as_safetensor(model, model_file, map_location, strict)
         if model.anchor is None:
             model._set_anchor(model._find_anchor())
-        model._choose_trainable()
+        model._make_retention()
         return model
 
     # --- LeRobot's PEFT ------------------------------------------------------------------------------------------
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
-        """Adapters on every linear map of the language layers that the prefix passes; the expert is trained whole."""
-        layers = "|".join(re.escape(name) for name in self.backbone.layers())
-        return {
-            "target_modules": rf"backbone\.vlm\.({layers})\..*_proj",
-            "modules_to_save": ["expert"],
-        }
+        return default_targets(self.backbone.layers())
+
+    def _build_peft_config(self, cli_overrides: dict[str, Any]) -> Any:
+        built = super()._build_peft_config(cli_overrides)
+        return with_dora(built) if self.config.use_dora else built
 
     def _validate_peft_config(self, peft_config: Any) -> None:
-        if self.config.knowledge == "aegis":
-            raise ValueError(
-                "--peft.* freezes the weights that knowledge=aegis protects and trains adapters that it does not. Use "
-                "LoRA on its own with --policy.knowledge=none."
-            )
-        if self.config.penalty_weight and self.config.reference == "weights":
-            raise ValueError(
-                "--policy.reference=weights holds the pre-trained weights back, and under --peft.* those do not move. "
-                "Leave penalty_weight at 0, or choose another reference."
-            )
+        state = ["progress"] if self.penalty_controller is None else ["progress", "penalty_controller"]
+        accept_adapters(self.config, peft_config, state=state)
         if not self.config.pretrained_path:
             self.name_or_path = FROM_BACKBONE
 

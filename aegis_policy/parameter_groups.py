@@ -1,7 +1,7 @@
 """The groups in which the optimizer gets a policy's parameters: by protected layer and by learning rate.
 
     expert                     optimizer_lr
-    language layers            optimizer_backbone_lr, or optimizer_lr
+    language layers, and B     optimizer_backbone_lr, or optimizer_lr
     vision tower, projector    optimizer_vision_lr, or that of the language layers
 
 LeRobot's schedulers multiply the rate of each group by one factor, so the ratios stay.

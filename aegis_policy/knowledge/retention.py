@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aegis_policy.aegis import GaussianAnchor, average_over_ranks
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.adapters import AdapterProtection, trained_adapters
 from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.cotraining import CoTraining
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
@@ -36,6 +37,7 @@ class Retention:
         anchor: Of the pre-trained backbone, where the configuration needs one.
         processor: The VLM's own.
         controller: Adapts the weight of the penalty; None where it is fixed.
+        adapted: Whether peft has put adapters into the backbone and chosen what of it trains.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class Retention:
         anchor: GaussianAnchor | None,
         processor: Any,
         controller: PenaltyController | None = None,
+        *,
+        adapted: bool = False,
     ) -> None:
         self._config = config
         self._recipe = recipe = config.recipe
@@ -53,18 +57,13 @@ class Retention:
         self._processor = processor
         self._controller = controller
         self._cotraining: CoTraining | None = None
-        learns = choose_trainable(
-            backbone,
-            knowledge=config.knowledge,
-            projection=recipe.projection,
-            tune_vision=config.tune_vision,
-            answers=config.cotraining_share > 0,
-            anchored=set() if anchor is None else set(anchor.weights),
-        )
+        self.adapted = adapted
+        learns = trained_adapters(backbone.vlm) if adapted else self._choose_trainable()
         self.protection: Protection | None = None
         if config.knowledge == "aegis":
             assert anchor is not None, "aegis builds its anchor on start"
-            self.protection = Protection(
+            protect = AdapterProtection if adapted else Protection
+            self.protection = protect(
                 backbone.vlm,
                 learns,
                 anchor,
@@ -83,6 +82,16 @@ class Retention:
                 image_keys=list(config.image_features),
                 questions=config.reference_questions,
             )
+
+    def _choose_trainable(self) -> dict[str, nn.Parameter]:
+        return choose_trainable(
+            self._backbone,
+            knowledge=self._config.knowledge,
+            projection=self._recipe.projection,
+            tune_vision=self._config.tune_vision,
+            answers=self._config.cotraining_share > 0,
+            anchored=set() if self._anchor is None else set(self._anchor.weights),
+        )
 
     def distances(self, outputs: Mapping[str, Tensor], mask: Tensor, *, training: bool) -> Tensor | None:
         """W2^2 to the anchor, (L,); None without an anchor.

@@ -9,12 +9,37 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from aegis_policy.aegis import AnchorCollector, GaussianAnchor, fingerprint
+from aegis_policy.aegis import AnchorCollector, GaussianAnchor, fingerprint, take_from_first
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.network.backbone import Backbone, resolve_backbone
-from aegis_policy.network.prompt import encode_prompts
-from aegis_policy.vqa import VQASample
+from aegis_policy.network.prompt import encode_prompts, load_processor
+from aegis_policy.vqa import VQASample, load_vqa_source
 
 ANCHOR_FILE = "anchor.safetensors"
+
+
+def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> GaussianAnchor | None:
+    """The configured anchor, the shipped one, or one built now if this training needs it.
+
+    Args:
+        config: Of the policy.
+        pristine: The backbone before this policy has trained it; asked for where there is or must be an anchor.
+    """
+    # The anchor beside `backbone` is not that of a VLM that comes out of another policy.
+    path = config.anchor_path or (None if config.init_from else shipped_anchor(config.backbone))
+    if path:
+        return load_anchor(path, pristine())
+    if not config.needs_anchor:
+        return None
+    samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
+    processor = load_processor(
+        config.backbone, revision=config.backbone_revision, image_options=config.image_options
+    )
+    backbone = pristine().to(config.device)
+    anchor = build_anchor(backbone, processor, samples)
+    # Each rank has run the same samples; rounding may differ from one kind of processor to another.
+    take_from_first(anchor.state_dict().values(), device=next(backbone.parameters()).device)
+    return anchor
 
 
 def load_anchor(path: str | Path, backbone: Backbone) -> GaussianAnchor:

@@ -29,7 +29,7 @@ def step(policy, optimizer, batch) -> None:
 
 def kept(policy, optimizer) -> list[torch.Tensor]:
     state = [t.clone() for one in optimizer.state.values() for t in one.values()]
-    buffers = [b.clone() for name, b in policy.named_buffers() if name != "training_steps"]
+    buffers = [b.clone() for name, b in policy.named_buffers() if name != "progress.training_steps"]
     return [p.detach().clone() for p in policy.parameters()] + state + buffers
 
 
@@ -123,7 +123,7 @@ def test_an_anchor_gradient_that_is_no_number_is_never_written(make_policy, proj
     # What was kept for the next step was this gradient: it is not used again.
     policy._retention._reference = reference
     optimizer.zero_grad()
-    policy.training_steps.fill_(1)
+    policy.progress.training_steps.fill_(1)
     step(policy, optimizer, make_batch(policy, seed=1))
     assert not same(before, kept(policy, optimizer))
 

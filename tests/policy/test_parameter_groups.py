@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.policy.conftest import take_steps, train
+from tests.policy.test_adapters import adapted
 from tests.policy.tiny_backbones import FAMILIES
 
 WAYS = [{"projection": "subspace"}, {"projection": "gradient"}, {"knowledge": "none"}]
@@ -78,6 +79,15 @@ def test_a_rate_of_zero_leaves_vision_as_it_is_and_lets_the_rest_learn(make_poli
     train(policy, 2)
     moved = {n for n, p in policy.backbone.vlm.named_parameters() if not torch.equal(p, before[n])}
     assert moved and not any(policy.backbone.is_vision(n) for n in moved)
+
+
+def test_adapters_learn_at_the_rate_of_the_part_that_they_stand_in(make_policy):
+    policy = adapted(make_policy, peft={"target_modules": ["q_proj"]}, **RATES)
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    rate_of = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    for name, p in policy.backbone.vlm.named_parameters():
+        if p.requires_grad:
+            assert rate_of[id(p)] == (1e-4 if policy.backbone.is_language(name) else 1e-5)
 
 
 def test_a_negative_rate_is_refused(make_policy):

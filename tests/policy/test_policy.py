@@ -72,7 +72,7 @@ def test_a_saved_policy_loads_to_the_same_action_chunk_bit_for_bit(make_policy, 
     loaded = AegisVLAPolicy.from_pretrained(tmp_path)
     batch, noise = make_batch(policy, training=False), torch.randn(3, 5, 4)
     assert torch.equal(loaded.predict_action_chunk(batch, noise), policy.predict_action_chunk(batch, noise))
-    assert int(loaded.training_steps) == 2
+    assert int(loaded.progress.training_steps) == 2
 
 
 def test_the_anchor_travels_in_the_checkpoint(make_policy, tmp_path):

@@ -12,7 +12,7 @@ def test_noise_depends_on_seed_and_step_and_on_nothing_drawn_in_between(make_pol
     first = policy._draw(action)
     torch.randn(100)
     assert all(torch.equal(a, b) for a, b in zip(first, policy._draw(action), strict=True))
-    policy.training_steps += 1
+    policy.progress.training_steps += 1
     assert not any(torch.equal(a, b) for a, b in zip(first, policy._draw(action), strict=True))
 
 

@@ -36,7 +36,10 @@ def recorded(monkeypatch) -> list[torch.Tensor]:
     return actions
 
 
-def test_lerobot_eval_from_a_checkpoint_takes_the_actions_of_the_policy_in_memory(recorded, tmp_path, monkeypatch):
+@pytest.mark.parametrize("adapters", [False, True])
+def test_lerobot_eval_from_a_checkpoint_takes_the_actions_of_the_policy_in_memory(
+    recorded, tmp_path, monkeypatch, adapters
+):
     environment = AegisTabletopEnv(task="touch")
     features = env_to_policy_features(environment)
     policy = AegisVLAPolicy(
@@ -48,7 +51,14 @@ def test_lerobot_eval_from_a_checkpoint_takes_the_actions_of_the_policy_in_memor
             n_action_steps=2,
             num_inference_steps=2,
         )
-    ).eval()
+    )
+    if adapters:
+        policy = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA", "r": 4})
+        with torch.no_grad():
+            for name, p in policy.named_parameters():
+                if "lora_B" in name:
+                    p.normal_(std=0.1)
+    policy.eval()
     before, after = make_pre_post_processors(policy.config, dataset_stats=STATS)
     envs = make_env(environment, n_envs=2, use_async_envs=False)
     env_before, env_after = make_env_pre_post_processors(environment, policy_cfg=policy.config)
@@ -57,6 +67,7 @@ def test_lerobot_eval_from_a_checkpoint_takes_the_actions_of_the_policy_in_memor
     close_envs(envs)
     for part in (policy, before, after):
         part.save_pretrained(tmp_path / "policy")
+    policy.config.save_pretrained(tmp_path / "policy")  # peft leaves it to LeRobot
 
     options = [f"--policy.path={tmp_path / 'policy'}", "--policy.device=cpu", "--env.type=aegis_tabletop"]
     options += ["--env.task=touch", "--eval.n_episodes=2", "--eval.batch_size=2", "--eval.use_async_envs=false"]

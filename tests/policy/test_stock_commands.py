@@ -151,46 +151,58 @@ def test_two_processes_of_accelerate_train_log_once_and_save_a_policy_that_loads
     assert all("anchor_distance_02" in text for text in found.values())
     assert log.count('aegis {"step": 0,') == log.count('aegis {"step": 4,') == 1  # one process asks
     policy = AegisVLAPolicy.from_pretrained(out / "checkpoints" / "last" / "pretrained_model")
-    assert policy.training_steps == 7
+    assert policy.progress.training_steps == 7
     state = json.loads((out / "checkpoints" / "last" / "training_state" / "training_step.json").read_text())
     assert state == {"step": 7, "num_processes": 2, "batch_size": 2}
 
 
-def test_lora_is_lerobots_own_and_its_checkpoint_loads(dataset, tiny_folder, tmp_path):
-    from lerobot.configs import PreTrainedConfig
-    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-    from lerobot.policies.factory import make_policy
-
-    out = tmp_path / "lora"
-    lerobot_train(
+@pytest.fixture(scope="module")
+def adapted(dataset, tiny_folder, tmp_path_factory) -> tuple[Path, str]:
+    """Output folder and log of protected adapters trained for four steps with a checkpoint after two."""
+    out = tmp_path_factory.mktemp("lora") / "run"
+    log = lerobot_train(
         "--policy.type=aegis_vla",
         f"--policy.backbone={tiny_folder['paligemma2']}",
-        "--policy.knowledge=none",
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
+        "--policy.optimizer_backbone_lr=1e-2",
+        "--policy.optimizer_vision_lr=1e-5",
         "--peft.method_type=LORA",
         "--peft.r=4",
         "--dataset.repo_id=local/random",
         f"--dataset.root={dataset}",
         f"--output_dir={out}",
-        "--steps=2",
+        "--steps=4",
+        "--save_freq=2",
+        "--log_freq=1",
         "--batch_size=3",
         "--num_workers=0",
         "--env_eval_freq=0",
     )
+    return out, log
+
+
+def test_protected_adapters_are_lerobots_own_and_their_checkpoint_loads(adapted, dataset, tiny_folder):
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+    from lerobot.policies.factory import make_policy
+
+    from aegis_policy.answering import load_vlm
+
+    out, log = adapted
+    assert set(losses(log)) == set(range(1, 5)) and "closed_share:" in log
     folder = out / "checkpoints" / "last" / "pretrained_model"
     trained = load_file(folder / "adapter_model.safetensors")
     assert any("lora_B" in name and tensor.abs().sum() > 0 for name, tensor in trained.items())
     config = PreTrainedConfig.from_pretrained(folder)
     config.pretrained_path = folder
     policy = make_policy(config, ds_meta=LeRobotDatasetMetadata("local/random", root=dataset))
-    loaded = {name: p for name, p in policy.named_parameters() if "lora_B" in name or "expert.action_out" in name}
-    for name, tensor in trained.items():
-        match = [p for key, p in loaded.items() if key.replace(".default", "") == name]
-        if match:
-            torch.testing.assert_close(match[0], tensor)
-
-    from aegis_policy.answering import load_vlm
+    loaded = {name.replace(".default", ""): p for name, p in policy.named_parameters() if "lora_" in name}
+    assert len(loaded) == 2 * 7 * 3
+    for name, p in loaded.items():
+        assert torch.equal(p, trained[name])
+    projectors = policy.get_base_model()._protection.projectors()  # refuses adapters outside of the open directions
+    assert len(projectors) == 7 * 3
 
     def difference(vlm) -> float:
         untouched = load_vlm(str(tiny_folder["paligemma2"])).model
@@ -202,3 +214,19 @@ def test_lora_is_lerobots_own_and_its_checkpoint_loads(dataset, tiny_folder, tmp
     assert difference(load_vlm(str(folder), adapters=False)) == 0
     with pytest.raises(ValueError, match="no adapters"):
         load_vlm(str(tiny_folder["paligemma2"]), adapters=False)
+
+
+def test_resumed_adapters_have_the_losses_the_weights_and_the_state_of_the_uninterrupted_run(adapted, tmp_path):
+    out, log = adapted
+    killed = tmp_path / "killed"
+    shutil.copytree(out, killed, symlinks=True)
+    shutil.rmtree(killed / "checkpoints" / "000004")
+    (killed / "checkpoints" / "last").unlink()
+    (killed / "checkpoints" / "last").symlink_to("000002")
+    config = killed / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+    resumed = losses(lerobot_train(f"--config_path={config}", "--resume=true", f"--output_dir={killed}"))
+    assert resumed == {step: text for step, text in losses(log).items() if step > 2}
+    for file in ("pretrained_model/adapter_model.safetensors", "training_state/optimizer_state.safetensors"):
+        whole, again = (load_file(run / "checkpoints" / "000004" / file) for run in (out, killed))
+        assert whole.keys() == again.keys()
+        assert all(torch.equal(whole[name], again[name]) for name in whole)

@@ -1,0 +1,54 @@
+"""What LeRobot's `--peft.*` means for this policy: which modules by default, what is refused, what travels beside."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.adapters import check_adapters
+
+
+def default_targets(layers: Iterable[str]) -> dict[str, Any]:
+    """Adapters on every linear map of the language layers that the prefix passes; the expert is trained whole.
+
+    Args:
+        layers: Their qualified names inside the VLM.
+    """
+    names = "|".join(re.escape(name) for name in layers)
+    return {"target_modules": rf"backbone\.vlm\.({names})\..*_proj", "modules_to_save": ["expert"]}
+
+
+def with_dora(peft_config: Any) -> Any:
+    """The same adapters as DoRA.
+
+    Raises:
+        ValueError: If they are no LoRA.
+    """
+    if not hasattr(peft_config, "use_dora"):
+        raise ValueError(
+            f"--policy.use_dora makes a DoRA of LoRA; {peft_config.peft_type} is none. Drop one of the two, or give "
+            "--peft.method_type=LORA."
+        )
+    peft_config.use_dora = True
+    return peft_config
+
+
+def accept_adapters(config: AegisVLAConfig, peft_config: Any, *, state: Sequence[str]) -> None:
+    """Refuses adapters that contradict the policy, and lists what its checkpoint must carry beside them.
+
+    Args:
+        config: Of the policy.
+        peft_config: Complete; its modules to save are extended.
+        state: Modules of the policy that a resumed training needs.
+
+    Raises:
+        ValueError: If nothing can protect these adapters, or the reference has no meaning for them.
+    """
+    if config.knowledge == "aegis":
+        check_adapters(peft_config, projection=config.projection)
+    if config.reference == "weights":
+        raise ValueError(
+            "--policy.reference=weights holds the pre-trained weights back, and under --peft.* those do not move. "
+            "Leave --policy.reference out, or choose another."
+        )
+    peft_config.modules_to_save = [*(peft_config.modules_to_save or []), *state]
