@@ -159,6 +159,9 @@ class AegisVLAConfig(PreTrainedConfig):
     scheduler_warmup_steps: int = 1_000
     scheduler_decay_steps: int = 30_000
     scheduler_decay_lr: float = 1e-5
+    # Average of the weights that learn (EMA), with which the policy acts and is saved; 0.999 looks back over about a
+    # thousand steps. A resumed run keeps the value it began with. None: the last weights.
+    ema_decay: float | None = None
     # Makes the LoRA of LeRobot's --peft.* a DoRA (arXiv 2402.09353), for which --peft.* has no option.
     use_dora: bool = False
 
@@ -211,6 +214,11 @@ class AegisVLAConfig(PreTrainedConfig):
         for name in ("optimizer_backbone_lr", "optimizer_vision_lr"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} must not be negative: got {value}. 0 lets that part stay as it is.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"ema_decay is the share of the average that stays in a step, in (0, 1): got {self.ema_decay}. For "
+                "example 0.999; null keeps no average."
+            )
         self._check_subspace()
         self._check_reference()
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from aegis_policy.adapter_config import accept_adapters, default_targets, with_dora
 from aegis_policy.aegis import GaussianAnchor, average_over_ranks, rank
 from aegis_policy.answering import VLM
+from aegis_policy.averaging import WeightAverages
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.drift import watch_outputs
@@ -51,8 +52,9 @@ class AegisVLAPolicy(PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
     State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
-    adaptive penalty (all in the checkpoint; beside adapters all but the anchor); the micro-batches of the step so far;
-    the queue of actions still to be carried out; the monitor's last scores.
+    adaptive penalty (all in the checkpoint; beside adapters all but the anchor); with `ema_decay` the averages of the
+    weights (`averaging`); the micro-batches of the step so far; the queue of actions still to be carried out; the
+    monitor's last scores.
     """
 
     config_class = AegisVLAConfig
@@ -77,6 +79,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.progress = Progress()
         self.register_load_state_dict_pre_hook(accept_former_names)
         self.penalty_controller = PenaltyController(config.penalty_bound) if config.penalty_bound else None
+        self.averages = WeightAverages(config.ema_decay) if config.ema_decay else None
+        self.register_state_dict_pre_hook(_act_on_averages)  # whoever saves the policy saves what acts
         self.anchor: GaussianAnchor | None = None
         self._made_retention: Retention | None = None
         self._monitor: Monitor | None = None
@@ -118,11 +122,12 @@ class AegisVLAPolicy(PreTrainedPolicy):
             FloatingPointError: In training mode under `on_nonfinite=stop`, if the loss is nan or inf.
         """
         training = self.training and torch.is_grad_enabled()
-        if training and self._protection is not None:
-            self._protection.require_attached()
+        if training:
+            self._require_optimizer()
         if training and self.config.probe_freq and not self._scores:
             # where the curve begins, and where a resumed one goes on
             self._scores = ask_on_first_rank(self.probe, self.backbone)
+        self.act_on_averages(not training)
         layers: list[torch.nn.Module] = []
         if training and self.config.gradient_checkpointing:
             layers = [*self.backbone.layers_to_recompute(), *checkpointable(self.expert)]
@@ -168,6 +173,12 @@ class AegisVLAPolicy(PreTrainedPolicy):
             note_layers(loss, self)
             loss.register_hook(self._count_micro_batch)
         return loss, metrics
+
+    def _require_optimizer(self) -> None:
+        if self._protection is not None:
+            self._protection.require_attached()
+        if self.averages is not None:
+            self.averages.require_attached()
 
     def _count_micro_batch(self, _: Tensor) -> None:
         self._micro_batch += 1
@@ -215,7 +226,9 @@ class AegisVLAPolicy(PreTrainedPolicy):
             raise ValueError(
                 "--policy.use_dora makes a DoRA of the LoRA of --peft.*; there is none. Give --peft.method_type=LORA."
             )
-        return parameter_groups(self.config, self.backbone, self.parameters(), protection=self._protection)
+        return parameter_groups(
+            self.config, self.backbone, self.parameters(), protection=self._protection, averages=self.averages
+        )
 
     def update(self) -> None:
         """Counts the step and asks the monitor's questions when it is time; lerobot-train calls it after each step."""
@@ -230,6 +243,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if self._monitor is None:
             self._monitor = load_monitor(self.config.probe_monitor, count=self.config.probe_count)
         step = int(self.progress.training_steps)
+        self.act_on_averages(True)
         # Without autocast: the first curve point is asked for inside the trainer's, all others outside of it.
         with torch.random.fork_rng(), torch.autocast(self.progress.noise_seed.device.type, enabled=False):
             self._scores = self._monitor(self.vlm, step)
@@ -257,6 +271,11 @@ class AegisVLAPolicy(PreTrainedPolicy):
         """Forgets the actions that were still to be carried out."""
         self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
 
+    def act_on_averages(self, averages: bool) -> None:
+        """Has the weights be their averages, or again those that learn; nothing without `ema_decay`."""
+        if self.averages is not None:
+            self.averages.put_in_force(averages)
+
     def supports_rtc(self) -> bool:
         """Real-time chunking guides the Euler sampler."""
         return True
@@ -271,6 +290,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
             **rtc: `inference_delay`, `prev_chunk_left_over`, `execution_horizon` of LeRobot's real-time chunking.
         """
         self.eval()
+        self.act_on_averages(True)
         prefix = self._encode(vlm_inputs(batch))
         size = (len(prefix.mask), self.config.chunk_size, self.config.action_size)
         noise = sample_noise(size, prefix.mask.device) if noise is None else noise
@@ -389,6 +409,10 @@ def vlm_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             "(make_pre_post_processors) first."
         )
     return inputs
+
+
+def _act_on_averages(policy: AegisVLAPolicy, prefix: str, keep_vars: bool) -> None:
+    policy.act_on_averages(True)
 
 
 def _mean_over_actions(losses: Tensor, batch: dict[str, Tensor], *, over_ranks: bool) -> Tensor:

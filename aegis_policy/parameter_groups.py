@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from aegis_policy.averaging import WeightAverages
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.protection import Protection
 from aegis_policy.network.backbone import Backbone
@@ -23,6 +24,7 @@ def parameter_groups(
     parameters: Iterable[nn.Parameter],
     *,
     protection: Protection | None,
+    averages: WeightAverages | None,
 ) -> list[dict[str, Any]]:
     """One group a protected layer, one or two for what else of the backbone learns, one for the expert.
 
@@ -31,6 +33,7 @@ def parameter_groups(
         backbone: Of the policy.
         parameters: All of the policy; those that do not require gradients are left out.
         protection: Makes the groups of the protected layers.
+        averages: Told of the optimizer that takes over the groups.
     """
 
     def options(name: str) -> dict[str, Any]:
@@ -50,5 +53,7 @@ def parameter_groups(
     groups += [{"params": ps, **({} if rate is None else {"lr": rate})} for rate, ps in by_rate.items()]
     groups.append({"params": [p for p in rest if id(p) not in names]})
     groups = [group for group in groups if group["params"]]
+    if averages is not None:
+        groups[-1]["guard"] = averages
     # LeRobot logs the learning rate of the first group: let that be the expert's, which always learns.
     return groups[::-1]

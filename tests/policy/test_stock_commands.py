@@ -158,13 +158,14 @@ def test_two_processes_of_accelerate_train_log_once_and_save_a_policy_that_loads
 
 @pytest.fixture(scope="module")
 def adapted(dataset, tiny_folder, tmp_path_factory) -> tuple[Path, str]:
-    """Output folder and log of protected adapters trained for four steps with a checkpoint after two."""
+    """Output folder and log of protected adapters, averaged, trained for four steps with a checkpoint after two."""
     out = tmp_path_factory.mktemp("lora") / "run"
     log = lerobot_train(
         "--policy.type=aegis_vla",
         f"--policy.backbone={tiny_folder['paligemma2']}",
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
+        "--policy.ema_decay=0.5",
         "--policy.optimizer_backbone_lr=1e-2",
         "--policy.optimizer_vision_lr=1e-5",
         "--peft.method_type=LORA",
