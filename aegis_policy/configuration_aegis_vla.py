@@ -16,6 +16,7 @@ from aegis_policy.pretrained.take_over import take_over
 
 KNOWLEDGE = ("aegis", "none", "stop_gradient", "frozen")
 DTYPES = ("float32", "bfloat16", "float16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 TIME_CONDITIONINGS = ("concat", "adaptive_norm")
 PROMPT_FORMS = ("processor", "pi0", "pi05")
 GENERIC_QUESTIONS = (
@@ -88,6 +89,10 @@ class AegisVLAConfig(PreTrainedConfig):
     # Times at which the flow is evaluated for one chunk, and by which integrator.
     num_inference_steps: int = 10
     sampler: str = "euler"
+    # Has torch compile the action expert, for training and acting, and how. The VLM stays as it is: what watches its
+    # layers comes and goes with each step, and compiled code does not look for it.
+    compile_model: bool = False
+    compile_mode: str = "default"
     # Real-time chunking for asynchronous rollouts (LeRobot's); None without.
     rtc_config: RTCConfig | None = None
 
@@ -178,6 +183,7 @@ class AegisVLAConfig(PreTrainedConfig):
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
+        _one_of("compile_mode", self.compile_mode, COMPILE_MODES)
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(
                 f"n_action_steps must lie between 1 and chunk_size: got {self.n_action_steps} of a chunk of "

@@ -17,7 +17,7 @@ from lerobot.policies.common.vla_utils import pad_vector
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from aegis_policy.adapter_config import accept_adapters, default_targets, with_dora
 from aegis_policy.aegis import GaussianAnchor, average_over_ranks, rank
@@ -83,6 +83,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.register_state_dict_pre_hook(_act_on_averages)  # whoever saves the policy saves what acts
         self.anchor: GaussianAnchor | None = None
         self._made_retention: Retention | None = None
+        self._compiled: int | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
         self._layer_distances: list[float] = []
@@ -147,7 +148,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         with watch_outputs(self.backbone.layers()) as outputs:
             prefix = self._encode(inputs)
         distances = self._retention.distances(outputs, prefix.mask, training=training)
-        velocity = self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
+        velocity = self._field()(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
         losses = masked_mse(velocity[..., :size], target[..., :size], is_pad=batch.get("action_is_pad"))  # (B,)
         added: dict[str, Tensor] = {}
         if training:
@@ -201,6 +202,13 @@ class AegisVLAPolicy(PreTrainedPolicy):
             with torch.no_grad():
                 return self.backbone.encode(inputs)
         return self.backbone.encode(inputs)
+
+    def _field(self) -> nn.Module:
+        """The expert; compiled if it is to be, once for each that peft may have put in its place."""
+        if self.config.compile_model and self._compiled != id(self.expert):
+            self.expert.compile(mode=self.config.compile_mode)
+            self._compiled = id(self.expert)
+        return self.expert
 
     def _metrics(self, losses: Tensor, distances: Tensor | None, added: Mapping[str, Tensor]) -> dict[str, float]:
         values = [losses.detach().float().mean(), *[term.detach().float() for term in added.values()]]
@@ -297,8 +305,10 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if self.config.sampler == "euler":
             rtc |= {"rtc_processor": self.rtc_processor, "rtc_enabled": self._rtc_enabled}
 
+        field = self._field()
+
         def velocity(noisy: Tensor, time: Tensor) -> Tensor:
-            return self.expert(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
+            return field(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
 
         chunk = integrate(velocity, noise, steps=self.config.num_inference_steps, sampler=self.config.sampler, **rtc)
         return chunk[..., : self.config.action_feature.shape[0]]
