@@ -39,10 +39,10 @@ from aegis_policy.aegis.anchor_gradient import (
     take_averaged,
 )
 from aegis_policy.aegis.finite import ON_NONFINITE, may_step
-from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
+from aegis_policy.aegis.precision import at_least_float32
 from aegis_policy.aegis.projection import ProjectionReport, project_layer, report_of
-from aegis_policy.aegis.projector import Projector
 from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_anchor_gradient, no_projector
+from aegis_policy.aegis.restrictions import Restrictions
 from aegis_policy.aegis.shards import local
 
 PROJECTIONS = ("gradient", "first_moment", "update", *SUBSPACES)
@@ -114,9 +114,7 @@ class AegisAdamW(torch.optim.AdamW):
         self.projection = projection
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
-        self._projectors: dict[Tensor, Projector] = {}
-        self._agreed = False  # whether the projectors are those of rank 0
-        self._closed_share = 0.0
+        self._restrictions = Restrictions()
         self._layer_reports: dict[str, ProjectionReport] = {}
         self._guards: list[Any] | None = []  # None once attached
         super().__init__(
@@ -149,7 +147,8 @@ class AegisAdamW(torch.optim.AdamW):
                 raise ValueError('A group with projectors is protected, so it is named: add "layer": "...".')
         else:
             check_protected(added, projectors, projection=self.projection)
-            self._keep_projectors(added["params"], projectors)
+            if self.projection in SUBSPACES:
+                self._restrictions.add(added["params"], projectors)
         self._attach_later_or_now(guard)
 
     @torch.no_grad()
@@ -176,7 +175,7 @@ class AegisAdamW(torch.optim.AdamW):
         layers = self._layers_with_gradients()
         if self.projection in SUBSPACES:
             self._require_projectors(layers)
-            self._agree_on_projectors()
+            self._restrictions.agree()
         else:
             self._require_anchor_gradients(layers)
         if not may_step(self.param_groups, layers, on_nonfinite=self.on_nonfinite):
@@ -217,7 +216,7 @@ class AegisAdamW(torch.optim.AdamW):
         mean = {
             "energy_shed": _mean([r.energy_shed for r in reports]),
             "projected_share": _mean([r.conflict for r in reports]),
-            "closed_share": self._closed_share,
+            "closed_share": self._restrictions.closed_share,
         }
         cosines = [r.cosine for r in reports if r.cosine is not None]
         return mean | ({"cosine": _mean(cosines)} if cosines else {})
@@ -244,7 +243,7 @@ class AegisAdamW(torch.optim.AdamW):
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = "projection on_nonfinite skipped_steps _projectors _agreed _closed_share _layer_reports _guards"
+        kept = "projection on_nonfinite skipped_steps _restrictions _layer_reports _guards"
         return super().__getstate__() | {name: self.__dict__[name] for name in kept.split()}
 
     def _gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
@@ -289,7 +288,7 @@ class AegisAdamW(torch.optim.AdamW):
             self._adamw(group)
         norms = []
         for p, b in zip(params, before, strict=True):
-            allowed, squares = self._restrict(p, _wide(local(p)) - _wide(b))
+            allowed, squares = self._restrictions.apply(p, _wide(local(p)) - _wide(b))
             local(p).copy_(allowed.add_(_wide(b)))
             norms.append(squares)
         return report_of(norms, params)
@@ -298,20 +297,12 @@ class AegisAdamW(torch.optim.AdamW):
         params = _stepped(groups)
         norms = []
         for p in params:
-            allowed, squares = self._restrict(p, _wide(local(p.grad)))
+            allowed, squares = self._restrictions.apply(p, _wide(local(p.grad)))
             local(p.grad).copy_(allowed)  # in place: DDP's gradients are views into its buckets
             norms.append(squares)
         for group in groups:
             self._adamw(group)
         return report_of(norms, params)
-
-    def _restrict(self, p: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
-        """A move of this process's rows of `p` times its projector, and the squared norms (2,) before and after."""
-        acc = accumulation_dtype(p.device)
-        with full_precision_matmul(p.device.type):
-            allowed = (move.flatten(1) @ self._projector(p)).view(move.shape)
-        squares = torch.stack([torch.linalg.vector_norm(x, dtype=acc).square() for x in (move, allowed)])
-        return allowed, squares
 
     def _adamw(self, group: dict[str, Any]) -> None:
         """torch's own AdamW on one group. `super().step()` would run all groups, and the user's step hooks twice."""
@@ -356,46 +347,8 @@ class AegisAdamW(torch.optim.AdamW):
     def _require_projectors(self, layers: dict[str, list[dict[str, Any]]]) -> None:
         for layer, groups in layers.items():
             for p in _stepped(groups):
-                if p not in self._projectors:
+                if p not in self._restrictions:
                     raise RuntimeError(no_projector(layer, p))
-
-    def _agree_on_projectors(self) -> None:
-        """All ranks project alike, to the last bit: eigenvectors from another kind of processor would not."""
-        if self._agreed:
-            return
-        agreed: dict[Projector, Projector] = {}  # those that share one go on sharing it
-        for p in self._projectors:
-            own = self._projector(p)
-            if own not in agreed:
-                agreed[own] = own.of_first_rank()
-            self._projectors[p] = agreed[own]
-        self._measure_closed_share()
-        self._agreed = True
-
-    def _projector(self, p: Tensor) -> Projector:
-        """A parameter's projector on its device and in its precision; moved once, for all that share it."""
-        source = self._projectors[p]
-        moved = source.to(device=p.device, dtype=at_least_float32(p.dtype))
-        if moved is not source:
-            for other, projector in self._projectors.items():
-                if projector is source and other.device == p.device and other.dtype == p.dtype:
-                    self._projectors[other] = moved
-        return moved
-
-    def _keep_projectors(self, params: list[Tensor], projectors: list[Projector | Tensor | None] | None) -> None:
-        if self.projection not in SUBSPACES:
-            return
-        matrices = {id(q): Projector(q, "matrix") for q in projectors or [] if isinstance(q, Tensor)}  # shared as given
-        for p, projector in zip(params, projectors or [], strict=True):
-            if projector is not None:
-                self._projectors[p] = projector if isinstance(projector, Projector) else matrices[id(projector)]
-        self._agreed = False
-        self._measure_closed_share()
-
-    def _measure_closed_share(self) -> None:
-        shared = {id(p): p.closed_share for p in self._projectors.values()}
-        shares = [shared[id(p)] for p in self._projectors.values()]
-        self._closed_share = sum(shares) / max(len(shares), 1)
 
     def _attach_later_or_now(self, guard: Any) -> None:
         if guard is None:

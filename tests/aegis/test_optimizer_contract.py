@@ -131,6 +131,6 @@ def test_a_projector_shared_by_weights_stays_one_tensor() -> None:
     optimizer = optimizer_for(params, "subspace", projectors=[projector, projector])
     set_gradients(params, 0, anchored=False)
     optimizer.step()
-    first, second = optimizer._projectors.values()
+    first, second = (optimizer._restrictions.of(p) for p in params)
     assert first is second
     assert first.dtype == torch.float32
