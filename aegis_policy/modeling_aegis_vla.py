@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from aegis_policy.adapter_config import accept_adapters, default_targets, with_dora
-from aegis_policy.aegis import GaussianAnchor, average_over_ranks, rank
+from aegis_policy.aegis import GaussianAnchor, rank
 from aegis_policy.answering import VLM
 from aegis_policy.averaging import WeightAverages
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
@@ -33,14 +33,14 @@ from aegis_policy.knowledge.sources import find_anchor
 from aegis_policy.monitor import Monitor, ask_on_first_rank, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.checkpointing import checkpointable, recompute_in_backward
-from aegis_policy.network.expert import masked_mse
+from aegis_policy.network.expert import masked_mse, mean_over_actions
 from aegis_policy.network.flow import integrate, interpolate, sample_time
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.nonfinite import note_layers, require_finite
 from aegis_policy.parameter_groups import parameter_groups
 from aegis_policy.pretrained.start import load_backbone, make_expert
 from aegis_policy.pretrained.take_over import order_cameras
-from aegis_policy.processor_aegis_vla import VLM_INPUT
+from aegis_policy.processor_aegis_vla import vlm_inputs
 from aegis_policy.progress import Progress, accept_former_names
 
 # What an adapter checkpoint of LeRobot's PEFT names as its base when that base is the pre-trained backbone itself.
@@ -149,7 +149,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
             prefix = self._encode(inputs)
         distances = self._retention.distances(outputs, prefix.mask, training=training)
         velocity = self._field()(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
-        losses = masked_mse(velocity[..., :size], target[..., :size], is_pad=batch.get("action_is_pad"))  # (B,)
+        is_pad = batch.get("action_is_pad")
+        losses = masked_mse(velocity[..., :size], target[..., :size], is_pad=is_pad)  # (B,)
         added: dict[str, Tensor] = {}
         if training:
             seen = Seen(
@@ -159,7 +160,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         metrics = self._metrics(losses, distances, added)
         if training and self.config.loss_temperature is not None:
             losses = losses * torch.exp(-losses.detach() / self.config.loss_temperature)
-        loss = losses if reduction == "none" else _mean_over_actions(losses, batch, over_ranks=training)
+        loss = losses if reduction == "none" else mean_over_actions(losses, is_pad=is_pad, over_ranks=training)
         loss = loss + sum(added.values())
         if training:
             loss = require_finite(
@@ -406,32 +407,5 @@ class AegisVLAPolicy(PreTrainedPolicy):
             self.name_or_path = FROM_BACKBONE
 
 
-def vlm_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The VLM's own inputs in a preprocessed batch.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    inputs = {k.removeprefix(VLM_INPUT): v for k, v in batch.items() if k.startswith(VLM_INPUT)}
-    if not inputs:
-        raise ValueError(
-            f"The batch has no {VLM_INPUT}* keys: pass it through the policy's preprocessor "
-            "(make_pre_post_processors) first."
-        )
-    return inputs
-
-
 def _act_on_averages(policy: AegisVLAPolicy, prefix: str, keep_vars: bool) -> None:
     policy.act_on_averages(True)
-
-
-def _mean_over_actions(losses: Tensor, batch: dict[str, Tensor], *, over_ranks: bool) -> Tensor:
-    """Mean over all actions of the batch that are no padding: samples weigh by how many they have.
-
-    Over ranks the divisor is the mean number of all ranks' actions, so that an action weighs the same wherever it is,
-    and the mean of the ranks' losses is the mean over all actions of the global batch.
-    """
-    is_pad = batch.get("action_is_pad")
-    counts = torch.ones_like(losses) if is_pad is None else (~is_pad).sum(dim=-1).to(losses.dtype)
-    total = counts.sum()
-    return (losses * counts).sum() / (average_over_ranks(total) if over_ranks else total).clamp_min(1)

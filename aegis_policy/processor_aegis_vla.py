@@ -133,3 +133,18 @@ def make_aegis_vla_pre_post_processors(
         input_steps=[steps.rename_observations, steps.add_batch_dim, *observed[config.prompt_form]],
         output_steps=[steps.unnormalize, steps.to_cpu],
     )
+
+
+def vlm_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The VLM's own inputs in a preprocessed batch.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    inputs = {k.removeprefix(VLM_INPUT): v for k, v in batch.items() if k.startswith(VLM_INPUT)}
+    if not inputs:
+        raise ValueError(
+            f"The batch has no {VLM_INPUT}* keys: pass it through the policy's preprocessor "
+            "(make_pre_post_processors) first."
+        )
+    return inputs

@@ -17,6 +17,7 @@ from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aegis_policy.aegis import average_over_ranks
 from aegis_policy.network.backbone import Backbone, Prefix
 
 # Periods of the time embedding, in units of flow time: pi0's.
@@ -163,3 +164,21 @@ def masked_mse(velocity: Tensor, target: Tensor, *, is_pad: Tensor | None) -> Te
         return error.mean(dim=-1)
     valid = (~is_pad).to(error.dtype)
     return (error * valid).sum(dim=-1) / valid.sum(dim=-1).clamp_min(1)
+
+
+def mean_over_actions(losses: Tensor, *, is_pad: Tensor | None, over_ranks: bool) -> Tensor:
+    """Mean over all actions of the batch that are no padding: samples weigh by how many they have.
+
+    Args:
+        losses: (B,), from `masked_mse`.
+        is_pad: (B, H), as there.
+        over_ranks: Whether the divisor is the mean number of all ranks' actions, so that an action weighs the same
+            wherever it is, and the mean of the ranks' losses is the mean over all actions of the global batch. Then
+            every rank must call.
+
+    Returns:
+        (); 0 where everything is padding.
+    """
+    counts = torch.ones_like(losses) if is_pad is None else (~is_pad).sum(dim=-1).to(losses.dtype)
+    total = counts.sum()
+    return (losses * counts).sum() / (average_over_ranks(total) if over_ranks else total).clamp_min(1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from aegis_policy.modeling_aegis_vla import vlm_inputs
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor, to_uint8
+from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, make_samples, train
 from tests.policy.tiny_backbones import FAMILIES
 

@@ -16,7 +16,8 @@ from aegis_policy.answering import load_vlm
 from aegis_policy.build_anchor import main as build_anchor
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.reference import Seen
-from aegis_policy.modeling_aegis_vla import AegisVLAPolicy, vlm_inputs
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_samples
 from tests.policy.test_stock_commands import dataset, lerobot_train, losses  # noqa: F401  a fixture among them
 from tests.policy.tiny_lerobot import FAMILIES, paligemma_processor, raw_batch, save_policy, shrink

@@ -5,8 +5,8 @@ import torch
 
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
 from aegis_policy.knowledge.sources import build_anchor
-from aegis_policy.modeling_aegis_vla import vlm_inputs
 from aegis_policy.network.prompt import encode_prompts
+from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, make_samples, train
 from tests.policy.tiny_backbones import DIFFERENT
 

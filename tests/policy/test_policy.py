@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from aegis_policy.modeling_aegis_vla import AegisVLAPolicy, vlm_inputs
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, train
 
 

@@ -5,7 +5,7 @@ import torch
 
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.reference import REFERENCES, Seen
-from aegis_policy.modeling_aegis_vla import vlm_inputs
+from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, train
 from tests.policy.tiny_backbones import DIFFERENT
 
