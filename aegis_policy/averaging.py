@@ -2,7 +2,8 @@
 
     average <- d average + (1 - d) weights      after each step t,      d = min(decay, (1 + t) / (10 + t))
 
-The growing d is that of diffusers' `EMAModel`: a short training is not held back by the weights that it began with.
+The growing d is that of diffusers' `EMAModel`: a short training is not held back by the weights that it began with. A
+step that the optimizer leaves out (`on_nonfinite="skip"`) is none.
 
 Averaging keeps a hard subspace: each step leaves the weights in W0 + (the open directions), which is convex, so the
 average is in it as well and its response to closed inputs is W0's. (An adapter's A likewise; see `knowledge.adapters`.)
@@ -20,6 +21,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from aegis_policy.aegis import AegisAdamW, is_sharded
+
 _OTHER = "other_weights"  # key in the optimizer's state: the average while training, the live weights while acting
 
 
@@ -36,15 +39,26 @@ class WeightAverages:
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: AegisAdamW | None = None
+        self._skipped = 0  # steps that the optimizer had left out when this one began
         self._in_force = False
         self._schedule = EMAModel([], decay=decay)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called by `AegisAdamW` when it takes over the groups."""
+    def attach(self, optimizer: AegisAdamW) -> None:
+        """Called by `AegisAdamW` when it takes over the groups.
+
+        Raises:
+            ValueError: If it has sharded parameters: inside a forward pass whole weights stand in their place, with
+                which a shard cannot change places.
+        """
+        if any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError(
+                f"ema_decay={self.decay} exchanges weights with their averages, and fully_shard computes with copies "
+                "of them. Leave --policy.ema_decay out, or train under data parallelism (DistributedDataParallel)."
+            )
         self.put_in_force(False)
         self.optimizer = optimizer
-        optimizer.register_step_pre_hook(lambda *_: self.put_in_force(False))
+        optimizer.register_step_pre_hook(lambda *_: self._begin())
         optimizer.register_step_post_hook(lambda *_: self._follow())
         optimizer.register_state_dict_pre_hook(lambda *_: self.put_in_force(True))
         optimizer.register_load_state_dict_post_hook(lambda *_: self._after_load())
@@ -75,9 +89,16 @@ class WeightAverages:
             other.copy_(held)
         self._in_force = averages and bool(others)
 
+    def _begin(self) -> None:
+        assert self.optimizer is not None, "called by the optimizer"
+        self.put_in_force(False)
+        self._skipped = self.optimizer.skipped_steps
+
     @torch.no_grad()
     def _follow(self) -> None:
         assert self.optimizer is not None, "called by the optimizer"
+        if self.optimizer.skipped_steps > self._skipped:
+            return
         state = self.optimizer.state
         moved = [p for group in self.optimizer.param_groups for p in group["params"] if "step" in state.get(p, ())]
         if not moved:

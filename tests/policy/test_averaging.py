@@ -58,6 +58,17 @@ def test_the_average_is_the_recursion_with_a_decay_that_grows_to_its_bound(make_
     assert gap > 1e-3
 
 
+def test_a_step_that_is_left_out_moves_no_average(make_policy):
+    policy, optimizer = start(make_policy, optimizer_lr=1e-2, ema_decay=DECAY, on_nonfinite="skip")
+    take_steps(policy, optimizer, range(2))
+    averages = {p: state["other_weights"].clone() for p, state in optimizer.state.items()}
+    for p in averages:
+        p.grad = torch.full_like(p, torch.nan)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert all(torch.equal(optimizer.state[p]["other_weights"], average) for p, average in averages.items())
+
+
 def test_putting_averages_in_force_and_back_changes_no_bit(make_policy):
     policy, optimizer = start(make_policy, optimizer_lr=1e-2, ema_decay=DECAY)
     take_steps(policy, optimizer, range(3))
