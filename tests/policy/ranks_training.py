@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def train(
     steps: int = 20,
     first: int = 3,
     overflow_at: int | None = None,
+    micro_batches: int = 1,
     peft: bool = False,
     find_unused: bool = True,
 ) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def train(
         steps: Of the training.
         first: Samples of rank 0.
         overflow_at: Step at which the loss of the last rank is infinite, under loss scaling.
+        micro_batches: Global batches a step; the ranks' gradients meet in the last.
         peft: Whether LeRobot's LoRA wraps the policy.
         find_unused: As for DistributedDataParallel.
     """
@@ -84,9 +87,12 @@ def train(
     wrapped.train()
     losses, metrics = [], []
     for step in range(steps):
-        loss, told = wrapped.forward(*mine(policy, step, first=first))
-        overflows = step == overflow_at and rank() == world_size() - 1
-        scaler.scale(loss * float("inf") if overflows else loss).backward()
+        for i in range(micro_batches):
+            last = i == micro_batches - 1
+            with nullcontext() if last or world_size() == 1 else wrapped.no_sync():
+                loss, told = wrapped.forward(*mine(policy, micro_batches * step + i, first=first))
+                overflows = step == overflow_at and rank() == world_size() - 1
+                scaler.scale(loss * float("inf") if overflows else loss / micro_batches).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(wrapped.parameters(), policy.config.optimizer_grad_clip_norm)
         scaler.step(optimizer)

@@ -33,6 +33,7 @@ LIKE_ONE: dict[str, dict] = {
         "options": {"projection": "subspace", "reference": "kind_moments", "penalty_weight": 1e-2},
         "steps": 6,
     },
+    "two micro-batches": {"options": {"projection": "update"}, "steps": 6, "micro_batches": 2},
     "one sample on a rank": {"options": {"projection": "update", "reference": "kind_moments"}, "first": 4},
     "overflow": {"options": {"projection": "gradient"}, "steps": 4, "overflow_at": 1},
     # The last rank's gradient of the distance overflows too, so nobody may go on with the one that was kept.
