@@ -45,8 +45,8 @@ def accept_adapters(config: AegisVLAConfig, peft_config: Any, *, state: Sequence
         ValueError: If nothing can protect these adapters, or the reference has no meaning for them.
     """
     if config.knowledge == "aegis":
-        check_adapters(peft_config, projection=config.projection)
-    if config.reference == "weights":
+        check_adapters(peft_config, projection=config.recipe.projection)
+    if config.recipe.reference == "weights":
         raise ValueError(
             "--policy.reference=weights holds the pre-trained weights back, and under --peft.* those do not move. "
             "Leave --policy.reference out, or choose another."

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from aegis_policy.adapter_config import accept_adapters, default_targets, with_dora
-from aegis_policy.aegis import GaussianAnchor, rank
+from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.averaging import WeightAverages
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
@@ -34,7 +34,7 @@ from aegis_policy.monitor import Monitor, ask_on_first_rank, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.checkpointing import checkpointable, recompute_in_backward
 from aegis_policy.network.expert import masked_mse, mean_over_actions
-from aegis_policy.network.flow import integrate, interpolate, sample_time
+from aegis_policy.network.flow import integrate, interpolate
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.nonfinite import note_layers, require_finite
 from aegis_policy.parameter_groups import parameter_groups
@@ -131,7 +131,8 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.act_on_averages(not training)
         layers: list[torch.nn.Module] = []
         if training and self.config.gradient_checkpointing:
-            layers = [*self.backbone.layers_to_recompute(), *checkpointable(self.expert)]
+            expert = [] if self.config.compile_model else checkpointable(self.expert)  # compiled code stays as it is
+            layers = [*self.backbone.layers_to_recompute(), *expert]
         with recompute_in_backward(layers):
             return self._loss(batch, noise, time, reduction=reduction, training=training)
 
@@ -141,7 +142,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         size = batch[ACTION].shape[-1]
         action = pad_vector(batch[ACTION], self.config.action_size)
         if noise is None or time is None:
-            drawn_noise, drawn_time = self._draw(action)
+            drawn_noise, drawn_time = self.progress.draw(action, micro_batch=self._micro_batch)
             noise, time = drawn_noise if noise is None else noise, drawn_time if time is None else time
         noisy, target = interpolate(action, noise, time)
         inputs = vlm_inputs(batch)
@@ -184,19 +185,6 @@ class AegisVLAPolicy(PreTrainedPolicy):
 
     def _count_micro_batch(self, _: Tensor) -> None:
         self._micro_batch += 1
-
-    def _draw(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise and times of this training step.
-
-        A function of the run's seed, the step, the micro-batch and the rank, not of how often somebody has drawn
-        before: so a resumed run trains on the noise of the uninterrupted one.
-        """
-        devices = [] if action.device.type == "cpu" else [action.device]
-        with torch.random.fork_rng(devices, device_type="cuda" if not devices else action.device.type):
-            later = (self._micro_batch,) if self._micro_batch else ()  # the first one draws as a whole batch does
-            seed = (int(self.progress.noise_seed), int(self.progress.training_steps), rank(), *later)
-            torch.manual_seed(hash(seed))
-            return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
     def _encode(self, inputs: dict[str, Tensor]) -> Prefix:
         if self.config.knowledge in ("frozen", "stop_gradient"):

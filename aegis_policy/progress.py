@@ -7,7 +7,11 @@ listed among the modules to save, this one travels in it.
 from typing import Any
 
 import torch
+from lerobot.policies.common.flow_matching import sample_noise
 from torch import Tensor, nn
+
+from aegis_policy.aegis import rank
+from aegis_policy.network.flow import sample_time
 
 
 class Progress(nn.Module):
@@ -20,6 +24,25 @@ class Progress(nn.Module):
         super().__init__()
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("noise_seed", torch.randint(2**31, ()))
+
+    def draw(self, action: Tensor, *, micro_batch: int) -> tuple[Tensor, Tensor]:
+        """Noise and times of this training step.
+
+        A function of the run's seed, the step, the micro-batch and the rank, not of how often somebody has drawn
+        before: so a resumed run trains on the noise of the uninterrupted one.
+
+        Args:
+            action: (B, ...).
+            micro_batch: Of the step, from 0.
+
+        Returns:
+            Noise of the actions' shape and flow times (B,).
+        """
+        devices = [] if action.device.type == "cpu" else [action.device]
+        with torch.random.fork_rng(devices, device_type="cuda" if not devices else action.device.type):
+            later = (micro_batch,) if micro_batch else ()  # the first one draws as a whole batch does
+            torch.manual_seed(hash((int(self.noise_seed), int(self.training_steps), rank(), *later)))
+            return sample_noise(action.shape, action.device), sample_time(len(action), action.device)
 
 
 def accept_former_names(policy: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -12,8 +12,8 @@ A distance may be a thousand times the loss, and a loss scale that suits the one
 distance's backward pass therefore runs at the size of the loss; what it was divided by, a power of two, comes back in
 the float32 of the result.
 
-An anchor gradient is found outside the backward pass that data parallelism reduces, each rank's on its own batch. Before
-anything is projected on it, it is averaged over the ranks, so that each removes the same and replicas stay
+An anchor gradient is found outside the backward pass that data parallelism reduces, each rank's on its own batch.
+Before anything is projected on it, it is averaged over the ranks, so that each removes the same and replicas stay
 bit-identical. A mean of sums is the sum of means: the ranks are asked once a step, however many micro-batches it had.
 """
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 from aegis_policy.aegis.projector import Projector
+from aegis_policy.aegis.ranks import world_size
 
 
 class Restrictions:
@@ -40,7 +41,7 @@ class Restrictions:
 
     def agree(self) -> None:
         """Takes over those of rank 0, once: eigenvectors from another kind of processor would let replicas drift."""
-        if self._agreed:
+        if self._agreed or world_size() == 1:
             return
         agreed: dict[Projector, Projector] = {}  # those that share one go on sharing it
         for p in self._projectors:

@@ -32,9 +32,7 @@ def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> Gau
     if not config.needs_anchor:
         return None
     samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
-    processor = load_processor(
-        config.backbone, revision=config.backbone_revision, image_options=config.image_options
-    )
+    processor = load_processor(config.backbone, revision=config.backbone_revision, image_options=config.image_options)
     backbone = pristine().to(config.device)
     anchor = build_anchor(backbone, processor, samples)
     # Each rank has run the same samples; rounding may differ from one kind of processor to another.

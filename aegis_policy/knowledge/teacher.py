@@ -68,7 +68,8 @@ class Teacher:
 
 def _hold_in_common(teacher: nn.Module, learner: nn.Module) -> set[nn.Parameter]:
     """Lets the teacher's parameters be the learner's where those are frozen and equal, and returns these."""
-    frozen = {n: p for n, p in learner.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    named = learner.named_parameters(remove_duplicate=False)
+    frozen = {n.replace(".base_layer.", "."): p for n, p in named if not p.requires_grad}  # peft puts adapters around
     in_common = set()
     for name, own in list(teacher.named_parameters(remove_duplicate=False)):
         other = frozen.get(name)

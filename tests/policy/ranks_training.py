@@ -107,7 +107,7 @@ def train(
         "metrics": metrics,
         "state": {n: t.clone() for n, t in learner.state_dict().items()},
         "buffers sent": sent,
-        "noise": policy._draw(torch.zeros(2, 5, 4))[0],
+        "noise": policy.progress.draw(torch.zeros(2, 5, 4), micro_batch=0)[0],
         "asked": policy._monitor is not None,
     }
 

@@ -55,9 +55,9 @@ def moved(before: dict, after: dict) -> float:
     return max(((after[w] - before[w]).norm() / before[w].norm()).item() for w in before)
 
 
-@pytest.mark.parametrize(("energy", "projection"), [(0.9, "subspace"), (0.99, "subspace"), (0.9, "subspace_both")])
-def test_protected_adapters_leave_every_response_to_closed_inputs_where_it_was(make_policy, energy, projection):
-    policy = adapted(make_policy, energy=energy, projection=projection, optimizer_lr=1e-2)
+@pytest.mark.parametrize("energy", [0.9, 0.99])
+def test_protected_adapters_leave_every_response_to_closed_inputs_where_it_was(make_policy, energy):
+    policy = adapted(make_policy, energy=energy, projection="subspace", optimizer_lr=1e-2)
     before = responses(policy, energy=energy)
     assert len(before) == 7 * 3  # all linear maps of three language layers
     train(policy, 8)
@@ -134,9 +134,8 @@ def test_only_what_enters_is_restricted_and_the_rest_is_free(make_policy):
     assert {id(p) for p in policy.parameters() if p.requires_grad} == restricted | free
 
 
-@pytest.mark.parametrize("projection", ["subspace", "subspace_both"])
-def test_taking_over_open_adapters_once_more_changes_no_bit(make_policy, projection):
-    policy = adapted(make_policy, energy=0.9, projection=projection)
+def test_taking_over_open_adapters_once_more_changes_no_bit(make_policy):
+    policy = adapted(make_policy, energy=0.9, projection="subspace")
     train(policy, 2)
     before = {n: p.detach().clone() for n, p in policy.named_parameters()}
     policy.get_optim_params()

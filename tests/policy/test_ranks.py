@@ -23,7 +23,6 @@ LIKE_ONE: dict[str, dict] = {
     "gradient": {"options": {"projection": "gradient"}},
     # What is projected out of one moment or both is divided by a root that may be tiny: rounding would show.
     "first_moment": {"options": {"projection": "first_moment", "optimizer_eps": 1e-3}, "steps": 6},
-    "subspace_both": {"options": {"projection": "subspace_both", "optimizer_eps": 1e-3}, "steps": 6},
     "update": {"options": {"projection": "update"}},
     "subspace": {"options": {"projection": "subspace"}},
     "subspace and features, every second step": {"options": {**FEATURES, "reference_every": 2}},

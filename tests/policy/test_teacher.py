@@ -84,3 +84,11 @@ def test_its_weights_are_not_handed_out_once_they_are_narrow(make_policy):
         teacher.outputs(vlm_inputs(make_batch(policy)))
     with pytest.raises(RuntimeError, match="bfloat16"):
         teacher.weights(CPU)
+
+
+def test_beside_adapters_it_costs_nothing(make_policy):
+    policy = make_policy(knowledge="none", reference="features", penalty_weight=1.0)
+    policy = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA", "r": 4, "lora_alpha": 8})
+    teacher = Teacher(lambda: load_backbone(policy.config), policy.backbone)
+    shared = set(policy.backbone.parameters())
+    assert all(p in shared for p in teacher.weights(CPU).parameters())
