@@ -41,6 +41,7 @@ class WeightAverages:
         self.decay = decay
         self.optimizer: AegisAdamW | None = None
         self._skipped = 0  # steps that the optimizer had left out when this one began
+        self._unmoved: dict[Any, Tensor] = {}  # weights as they were before their first step, during that step
         self._in_force = False
         self._schedule = EMAModel([], decay=decay)
 
@@ -93,6 +94,10 @@ class WeightAverages:
         assert self.optimizer is not None, "called by the optimizer"
         self.put_in_force(False)
         self._skipped = self.optimizer.skipped_steps
+        state = self.optimizer.state
+        learning = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # Until its first step a weight was its own average; Adam wants its state empty before that.
+        self._unmoved = {p: p.detach().clone() for p in learning if _OTHER not in state.get(p, ())}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -105,7 +110,8 @@ class WeightAverages:
             return
         for parameter in moved:
             if _OTHER not in state[parameter]:
-                state[parameter][_OTHER] = parameter.clone(memory_format=torch.preserve_format)
+                state[parameter][_OTHER] = self._unmoved.get(parameter, parameter).clone()
+        self._unmoved = {}
         decay = self._schedule.get_decay(max(int(state[p]["step"]) for p in moved))
         get_ema_multi_avg_fn(decay)([state[p][_OTHER] for p in moved], moved, None)
 
