@@ -14,6 +14,10 @@ from torch import Tensor
 
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 
+# Rows of a second moment that are made and kept at once, from their diagonal block on to the right: of a wide one
+# little more than half (benchmarks/anchor.py).
+BLOCK = 256
+
 
 def check_rows(x: Tensor, mask: Tensor | None, width: int | None) -> None:
     """Refuse activations of another width and masks that are not one entry a token.
@@ -119,8 +123,8 @@ class ActivationStatistics:
 class SecondMoment:
     """Streaming second moment `E[x x^T]` of a linear map's inputs (not centred: a constant input is a direction too).
 
-    State: `count` tokens seen and the running sum (in, in) in `dtype`, on the device of the first batch. Each
-        batch's
+    State: `count` tokens seen and the running sum in `dtype`, on the device of the first batch: it is symmetric, so of
+    each `BLOCK` rows only the columns from their first one on, (BLOCK, in), (BLOCK, in - BLOCK), ... Each batch's
     product runs in float32 (float64 for float64 inputs), never in TF32 or half precision.
 
     Args:
@@ -132,7 +136,7 @@ class SecondMoment:
         self.width = width
         self.dtype = dtype
         self.count = 0
-        self._sum: Tensor | None = None
+        self._sum: list[Tensor] = []
 
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -151,9 +155,11 @@ class SecondMoment:
         rows = unmasked_rows(x, mask).to(at_least_float32(x.dtype))  # (N, in)
         if rows.shape[0] == 0:
             return
+        self._begin(rows.device)
         with full_precision_matmul(x.device.type):
-            product = rows.T @ rows
-        self._add(rows.shape[0], product)
+            for i, kept in zip(range(0, self.width, BLOCK), self._sum, strict=True):
+                kept += (rows[:, i : i + BLOCK].T @ rows[:, i:]).to(kept.device)
+        self.count += rows.shape[0]
 
     def merge(self, other: "SecondMoment") -> None:
         """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
@@ -163,14 +169,12 @@ class SecondMoment:
         """
         if other.width != self.width:
             raise ValueError(f"Only second moments of one width merge: {self.width} here, {other.width} given.")
-        if other._sum is not None:
-            self._add(other.count, other._sum)
-
-    def _add(self, count: int, total: Tensor) -> None:
-        if self._sum is None:
-            self._sum = torch.zeros_like(total, dtype=self.dtype)
-        self._sum += total.to(self._sum.device)
-        self.count += count
+        if not other._sum:
+            return
+        self._begin(other._sum[0].device)
+        for kept, added in zip(self._sum, other._sum, strict=True):
+            kept += added.to(kept.device)
+        self.count += other.count
 
     @property
     def value(self) -> Tensor:
@@ -179,7 +183,25 @@ class SecondMoment:
         Raises:
             ValueError: If no token was seen.
         """
-        if self._sum is None:
+        if not self._sum:
             raise ValueError("No unmasked token was seen, so there is no second moment; call update() first.")
-        # A matrix product is symmetric only up to rounding.
-        return (self._sum + self._sum.T) / (2 * self.count)
+        upper = self._sum[0].new_zeros(self.width, self.width)
+        for kept in self._sum:
+            i = self.width - kept.shape[1]
+            upper[i : i + len(kept), i:] = kept
+        mirrored = upper + upper.T
+        for kept in self._sum:  # blocks on the diagonal are there twice: a product is symmetric only up to rounding
+            i = self.width - kept.shape[1]
+            mirrored[i : i + len(kept), i : i + len(kept)] /= 2
+        return mirrored.div_(self.count)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the running sum takes."""
+        return sum(kept.nbytes for kept in self._sum)
+
+    def _begin(self, device: torch.device) -> None:
+        if not self._sum:
+            starts = range(0, self.width, BLOCK)
+            sizes = [(min(BLOCK, self.width - i), self.width - i) for i in starts]
+            self._sum = [torch.zeros(size, dtype=self.dtype, device=device) for size in sizes]

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_policy.aegis import ActivationStatistics, SecondMoment
+from aegis_policy.aegis.statistics import BLOCK
 
 # float64 sums over at most a few hundred tokens: a handful of roundings of 1e-16, relative to the largest entry.
 FLOAT64 = 1e-12
@@ -113,6 +114,31 @@ def test_the_second_moment_is_the_mean_outer_product_in_any_batches(seed: int, s
     for moment in (streamed, merged):
         np.testing.assert_allclose(moment.value, expected, rtol=FLOAT64, atol=FLOAT64)
         assert torch.equal(moment.value, moment.value.T)
+
+
+@pytest.mark.parametrize("width", [BLOCK, BLOCK + 1, 2 * BLOCK + 7])
+def test_a_wide_second_moment_made_of_blocks_is_the_same_mean(width: int) -> None:
+    parts = batches(0, [5, 9], width, offset=0.5)
+    everything = torch.cat(parts).numpy()
+    streamed, merged = SecondMoment(width), SecondMoment(width)
+    for part in parts:
+        streamed.update(part)
+        alone = SecondMoment(width)
+        alone.update(part)
+        merged.merge(alone)
+    for moment in (streamed, merged):
+        np.testing.assert_allclose(
+            moment.value, everything.T @ everything / len(everything), rtol=FLOAT64, atol=FLOAT64
+        )
+        assert torch.equal(moment.value, moment.value.T)
+
+
+def test_a_wide_second_moment_takes_half_of_its_matrix_and_at_most_half_a_block_of_rows_more() -> None:
+    width = 6 * BLOCK
+    moment = SecondMoment(width)
+    assert moment.nbytes == 0
+    moment.update(torch.randn(3, width))
+    assert moment.nbytes == moment.value.nbytes // 2 + 8 * width * BLOCK // 2  # float64: 8 bytes
 
 
 def test_half_precision_inputs_are_summed_in_full_precision() -> None:
