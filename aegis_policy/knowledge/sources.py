@@ -81,17 +81,16 @@ def build_anchor(
     was_training = backbone.training
     backbone.eval()
 
-    def prepare(start: int) -> dict[str, torch.Tensor]:
-        batch = samples[start : start + batch_size]
+    def prepare(start: int, size: int = batch_size) -> dict[str, torch.Tensor]:
+        batch = samples[start : start + size]
         inputs = encode_prompts(processor, [s.images for s in batch], [s.question for s in batch])
         return {k: v.to(device) for k, v in inputs.items()}
 
     mask: torch.Tensor | None = None
+    layers, linears = backbone.layers(), _reached(backbone, prepare(0, size=1))
+    language = {site for site in [*layers, *linears] if backbone.is_language(site)}  # asked at each site of each batch
     collector = AnchorCollector(
-        backbone.vlm,
-        layers=backbone.layers(),
-        linears=_reached(backbone, prepare(0)),
-        mask_of=lambda site: mask if backbone.is_language(site) else None,
+        backbone.vlm, layers=layers, linears=linears, mask_of=lambda site: mask if site in language else None
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
     with collector, progress, torch.autocast(device.type, enabled=False):
