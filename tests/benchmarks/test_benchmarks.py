@@ -1,0 +1,66 @@
+"""Each benchmark runs in its smallest setting and leaves its tables; what it measured is not looked at."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SHORT = ["--rounds=2", "--clock=cpu"]
+TINY = ["--backbone=tiny-smolvlm2", "--batch=2"]
+RUNS = {
+    "step": [*TINY, "--arms=naive,lora,gradient,subspace_97_features", "--chunk=2"],
+    "step fresh": ["--backbone=tiny-paligemma2", "--batch=2", "--arms=naive,subspace", "--chunk=2", "--fresh"],
+    "scaling": [*TINY, "--vary=layers", "--chunk=2"],
+    "anchor": [*TINY, "--samples=4"],
+    "inference": ["--size=tiny", "--batches=1"],
+    "subspace": ["--shape=tiny-smolvlm2"],
+    "subspace arithmetic": ["--arithmetic"],
+}
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_smallest_setting_runs_and_leaves_its_tables(run: str, benchmark_module, tmp_path: Path, capsys) -> None:
+    name = run.split()[0]
+    out = tmp_path / name
+    benchmark_module(name).main([*RUNS[run], *SHORT, f"--out={out}"])
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["command"].startswith(f"python benchmarks/{name}.py {RUNS[run][0]}")
+    assert record["tables"]
+    for table in record["tables"]:
+        assert {len(row) for row in table["rows"]} == {len(table["header"])}
+    assert out.with_suffix(".md").read_text().strip() in capsys.readouterr().out
+    assert out.with_suffix(".png").is_file() == (name == "scaling")
+
+
+def test_a_ratio_is_formed_within_a_round(benchmark_module) -> None:
+    measure = benchmark_module("measure")
+    # Everything took ten times longer in the second and third round: the ratio does not care.
+    assert measure.ratio([2.0, 20.0, 20.0], [1.0, 10.0, 10.0]) == "2.00 [2.00, 2.00]"
+
+
+def test_every_arm_runs_once_a_round_and_the_first_round_does_not_count(benchmark_module) -> None:
+    order: list[str] = []
+
+    def arm(name: str):
+        return lambda: order.append(name) or float(len(order))
+
+    times = benchmark_module("measure").interleave({"a": arm("a"), "b": arm("b")}, rounds=2)
+    assert sorted(order[:2]) == sorted(order[2:4]) == sorted(order[4:]) == ["a", "b"]
+    assert order[2:4] != order[4:]  # nobody is always first
+    assert sorted(times["a"] + times["b"]) == [3.0, 4.0, 5.0, 6.0]
+
+
+def test_settings_that_measure_nothing_are_refused(benchmark_module, capsys) -> None:
+    measure = benchmark_module("measure")
+    for arguments, reason in ((["--rounds=1"], "at least 2"), (["--clock=cpu", "--device=cuda"], "leave it at wall")):
+        with pytest.raises(SystemExit):
+            measure.parse(measure.make_parser("some.py", "", rounds=3), arguments)
+        assert reason in capsys.readouterr().err
