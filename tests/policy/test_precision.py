@@ -204,7 +204,7 @@ def test_overflows_cost_steps_and_nothing_else(make_policy, accelerate_alone, op
         return policy, AcceleratedOptimizer(optimizer, device_placement=False, scaler=scaler), scaler
 
     def step(policy, optimizer, scaler, number: int) -> bool:
-        policy.training_steps.fill_(number)
+        policy.progress.training_steps.fill_(number)
         for part in range(micro_batches):
             with torch.autocast("cpu", torch.float16):
                 loss, _ = policy.forward(make_batch(policy, seed=10 * number + part))
@@ -255,5 +255,5 @@ def test_lerobots_step_in_bfloat16_is_autocast_around_float32_weights(make_polic
         update_policy(tracker, policy, make_batch(policy, seed=step), optimizer, 1.0, accelerator)
     assert set(seen) == {torch.bfloat16}
     assert down.weight.dtype is torch.float32 and not torch.equal(down.weight, before)
-    assert int(policy.training_steps) == 2
+    assert int(policy.progress.training_steps) == 2
     assert optimizer.optimizer.last_report["energy_shed"] > 0

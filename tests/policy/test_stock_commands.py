@@ -166,6 +166,7 @@ def adapted(dataset, tiny_folder, tmp_path_factory) -> tuple[Path, str]:
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
         "--policy.ema_decay=0.5",
+        "--policy.reference_every=1",
         "--policy.optimizer_backbone_lr=1e-2",
         "--policy.optimizer_vision_lr=1e-5",
         "--peft.method_type=LORA",
