@@ -170,7 +170,7 @@ class ShapePolicy(AegisVLAPolicy):
         if config.penalty_weight:
             self.backbone.vlm.save_pretrained(folder.name)
         self._set_anchor(RandomAnchor(self.backbone))
-        self._choose_trainable()
+        self._make_retention()
 
     @property
     def vlm(self) -> VLM:
