@@ -18,6 +18,7 @@ from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 from tests.policy.conftest import make_batch
 
 GLOBAL = 5  # samples a step
+WITH_FEATURES = {"projection": "subspace", "reference": "features", "penalty_weight": 1.0}
 
 
 def build(folder: Path, *, seed: int = 0, **options: Any) -> AegisVLAPolicy:
@@ -123,6 +124,7 @@ def shard_all(folder: Path) -> dict[str, Any]:
     probed = {"knowledge": "none", "probe_freq": 1}
     return {
         "fsdp2, subspace": _or_error(_train_sharded, folder, subspace),
+        "fsdp2, subspace and features": _or_error(_train_sharded, folder, WITH_FEATURES),
         "fsdp2, gradient": _or_error(_train_sharded, folder, gradient),
         "fsdp2, probed": _or_error(_train_sharded, folder, probed),
         "fsdp2, averaged": _or_error(_train_sharded, folder, subspace | {"ema_decay": 0.9}),

@@ -10,7 +10,7 @@ from aegis_policy.knowledge.sources import build_anchor
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import load_processor
 from tests.policy.conftest import make_samples
-from tests.policy.ranks_training import shard_all, train_all
+from tests.policy.ranks_training import WITH_FEATURES, shard_all, train_all
 from tests.policy.tiny_backbones import FAMILIES
 from tests.ranks import on_ranks
 
@@ -147,13 +147,15 @@ def test_weights_that_no_action_reads_must_be_looked_for(runs):
 
 @pytest.fixture(scope="module")
 def sharded(backbone, tmp_path_factory):
-    one = train_all(backbone, {"subspace": {"options": {"projection": "subspace"}, "steps": 4}})["subspace"]
+    options = {"subspace": {"projection": "subspace"}, "subspace and features": WITH_FEATURES}
+    one = train_all(backbone, {name: {"options": chosen, "steps": 4} for name, chosen in options.items()})
     return one, on_ranks(shard_all, backbone, folder=tmp_path_factory.mktemp("sharded"))
 
 
-def test_a_policy_sharded_before_its_optimizer_trains_in_the_subspace_as_one_process(sharded):
-    one, ranks = sharded
-    found = [each["fsdp2, subspace"] for each in ranks]
+@pytest.mark.parametrize("case", ["subspace", "subspace and features"])
+def test_a_policy_sharded_before_its_optimizer_trains_in_the_subspace_as_one_process(sharded, case):
+    one, ranks = sharded[0][case], sharded[1]
+    found = [each[f"fsdp2, {case}"] for each in ranks]
     np.testing.assert_allclose(np.mean([each["losses"] for each in found], axis=0), one["losses"], rtol=1e-5)
     for name, weight in found[0]["state"].items():
         torch.testing.assert_close(weight, one["state"][name], rtol=0, atol=1e-5)
