@@ -34,7 +34,7 @@ def tiny_folder(tmp_path_factory) -> "dict[str, Path]":
     class Folders(dict):
         def __missing__(self, family: str) -> Path:
             with torch.random.fork_rng():  # the same weights whichever test asks first, and nobody's numbers are drawn
-                torch.manual_seed(0)
+                torch.manual_seed(1)  # with 0 the tiny Gemma 3 gives one answer to every question
                 folder = FAMILIES[family](tmp_path_factory.mktemp(family))
                 anchor = build_anchor(Backbone.load(str(folder)), load_processor(str(folder)), make_samples(12))
             anchor.save(folder / "anchor.safetensors")
