@@ -33,7 +33,7 @@ def part_of(batch: dict, rows: slice) -> dict:
 )
 def test_micro_batches_take_the_step_of_the_batch(make_policy, tiny_folder, options):
     assert tiny_folder["paligemma2"].is_dir()  # made now, for that draws random numbers
-    found = []
+    found, projected = [], []
     for parts in ([slice(0, SIZE)], PARTS):
         policy, optimizer = start(make_policy, optimizer_lr=1e-3, optimizer_eps=1e-4, **options)
         with torch.no_grad():  # so that there is a distance
@@ -52,9 +52,10 @@ def test_micro_batches_take_the_step_of_the_batch(make_policy, tiny_folder, opti
             optimizer.step()
             optimizer.zero_grad()
             policy.update()
+            if policy._protection is not None:
+                projected.append(optimizer.last_report["projected_share"])
         found.append([p.detach() - b for p, b in zip(policy.parameters(), start_from, strict=True)])
-        if policy._protection is not None:
-            assert optimizer.last_report["projected_share"] > 0
+    assert policy._protection is None or max(projected) > 0
     # Sums in another order, in float32, through two of Adam's steps, which divide by a root and by 1e-4 at least.
     whole, split = (torch.cat([move.flatten() for move in moves]) for moves in found)
     assert (whole - split).norm() < 1e-3 * whole.norm()
