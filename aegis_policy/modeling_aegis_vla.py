@@ -14,7 +14,6 @@ import torch
 from lerobot.policies import PreTrainedPolicy
 from lerobot.policies.common.flow_matching import sample_noise
 from lerobot.policies.common.vla_utils import pad_vector
-from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -42,13 +41,14 @@ from aegis_policy.pretrained.start import load_backbone, make_expert
 from aegis_policy.pretrained.take_over import order_cameras
 from aegis_policy.processor_aegis_vla import vlm_inputs
 from aegis_policy.progress import Progress, accept_former_names
+from aegis_policy.real_time_chunking import RealTimeChunking
 
 # What an adapter checkpoint of LeRobot's PEFT names as its base when that base is the pre-trained backbone itself.
 FROM_BACKBONE = "aegis_vla/from-backbone"
 _SPEC = "anchor_spec"
 
 
-class AegisVLAPolicy(PreTrainedPolicy):
+class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
     State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
@@ -75,7 +75,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         self.expert = make_expert(config, self.backbone, weights=not from_checkpoint)
         if config.gradient_checkpointing:
             self.backbone.layers_to_recompute()  # refuses before work goes into an anchor
-        self.rtc_processor = RTCProcessor(config.rtc_config) if config.rtc_config else None
+        self.init_rtc_processor()
         self.progress = Progress()
         self.register_load_state_dict_pre_hook(accept_former_names)
         self.penalty_controller = PenaltyController(config.penalty_bound) if config.penalty_bound else None
@@ -273,10 +273,6 @@ class AegisVLAPolicy(PreTrainedPolicy):
         if self.averages is not None:
             self.averages.put_in_force(averages)
 
-    def supports_rtc(self) -> bool:
-        """Real-time chunking guides the Euler sampler."""
-        return True
-
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **rtc: Any) -> Tensor:
         """Actions for the next H ticks, normalised, (B, H, A).
@@ -292,7 +288,7 @@ class AegisVLAPolicy(PreTrainedPolicy):
         size = (len(prefix.mask), self.config.chunk_size, self.config.action_size)
         noise = sample_noise(size, prefix.mask.device) if noise is None else noise
         if self.config.sampler == "euler":
-            rtc |= {"rtc_processor": self.rtc_processor, "rtc_enabled": self._rtc_enabled}
+            rtc |= self._guidance(rtc.get("prev_chunk_left_over"))
 
         field = self._field()
 
@@ -309,16 +305,12 @@ class AegisVLAPolicy(PreTrainedPolicy):
         Raises:
             RuntimeError: Under real-time chunking, which keeps a queue of its own.
         """
-        if self._rtc_enabled:
+        if self.rtc_enabled:
             raise RuntimeError("Real-time chunking calls predict_action_chunk; select_action has no part in it.")
         if not self._queue:
             chunk = self.predict_action_chunk(batch, noise)
             self._queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
         return self._queue.popleft()
-
-    @property
-    def _rtc_enabled(self) -> bool:
-        return self.config.rtc_config is not None and self.config.rtc_config.enabled
 
     # --- anchor and checkpoints ----------------------------------------------------------------------------------
 
