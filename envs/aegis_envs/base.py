@@ -14,11 +14,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from aegis_envs.instructions import CHOICES, draw_phrasing
-from aegis_envs.layout import KINDS, MAX_OBJECTS, draw_layout
+from aegis_envs.episode import draw_episode
+from aegis_envs.instructions import CHOICES
+from aegis_envs.layout import KINDS, MAX_OBJECTS
 from aegis_envs.rendering import Cameras
-from aegis_envs.robot import HOME_DEGREES, robot_spec
-from aegis_envs.scene import CAMERAS, FRONT, Layout
+from aegis_envs.robot import robot_spec
+from aegis_envs.scene import CAMERAS, FRONT
 from aegis_envs.sight import SceneObject, scene_objects
 from aegis_envs.simulation import Simulation
 from aegis_envs.tasks import Task, Verdict, parse_tasks
@@ -27,7 +28,6 @@ from aegis_envs.units import JOINTS, to_radians, to_units
 CONTROL_HZ = 10
 OBS_TYPES = ("pixels_agent_pos", "pixels")
 RENDER_SIZE = 256  # pixels, of `render()`
-_HOME_JITTER = 4.0  # degrees, and gripper percent, by which the arm's start varies
 _MAX_IMAGE_SIZE = 1024
 
 
@@ -117,22 +117,13 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Draws a task, a scene and an instruction. The same seed gives the same episode."""
         super().reset(seed=seed)
-        rng = self.np_random
-        self.current_task = self.tasks[rng.integers(len(self.tasks))]
-        phrasing = draw_phrasing(self.current_task.templates, self.phrasings, rng)
-        discs = self.current_task.discs
-
-        layout: Layout | None = None
-        while layout is None or not self.current_task.accepts(layout):
-            layout = draw_layout(rng, objects=self.objects, discs=discs, kinds=self.kinds, reference=phrasing.reference)
-        target, *others = (p.kind for p in layout.objects)
-        self.task_description = phrasing.instruction(
-            target, tuple(others), layout.discs[0].kind if layout.discs else None
+        episode = draw_episode(
+            self.np_random, self.tasks, objects=self.objects, kinds=self.kinds, phrasings=self.phrasings
         )
-        home = np.array(HOME_DEGREES) + rng.uniform(-_HOME_JITTER, _HOME_JITTER, len(JOINTS))
-        self.simulation.reset(layout, to_radians(home))
+        self.current_task, self.task_description = episode.task, episode.instruction
+        self.simulation.reset(episode.layout, to_radians(episode.home))
         self._steps = 0
-        return self._observation(), self._info(Verdict.ONGOING)
+        return self.observe(), self._info(Verdict.ONGOING)
 
     def step(self, action: NDArray[Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Moves the servos' targets to `action` (6,), clipped to their ranges, for one control step.
@@ -152,7 +143,19 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         terminated = verdict is not Verdict.ONGOING
         truncated = not terminated and self._steps >= self._limits_steps[self.task]
         reward = float(verdict is Verdict.SUCCESS)
-        return self._observation(), reward, terminated, truncated, self._info(verdict)
+        return self.observe(), reward, terminated, truncated, self._info(verdict)
+
+    def observe(self) -> dict[str, Any]:
+        """The observation of the present moment."""
+        simulation, cameras = self._world()
+        observation: dict[str, Any] = {}
+        if self.has_joints:
+            observation["agent_pos"] = to_units(simulation.joints).astype(np.float32)
+        if self.cameras:
+            observation["pixels"] = {
+                name: cameras.frame(simulation.data, name, size=self.image_size) for name in self.cameras
+            }
+        return observation
 
     def render(self) -> NDArray[np.uint8]:
         """A larger image (256, 256, 3) of the front camera, for videos."""
@@ -180,17 +183,6 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
             )
             self._simulations[discs] = (simulation, Cameras(simulation.model))
         return self._simulations[discs]
-
-    def _observation(self) -> dict[str, Any]:
-        simulation, cameras = self._world()
-        observation: dict[str, Any] = {}
-        if self.has_joints:
-            observation["agent_pos"] = to_units(simulation.joints).astype(np.float32)
-        if self.cameras:
-            observation["pixels"] = {
-                name: cameras.frame(simulation.data, name, size=self.image_size) for name in self.cameras
-            }
-        return observation
 
     def _info(self, verdict: Verdict) -> dict[str, Any]:
         return {"is_success": verdict is Verdict.SUCCESS, "verdict": verdict.value, "task": self.task}

@@ -19,8 +19,9 @@ class Simulation:
         model: The compiled model.
         data: Its state.
         layout: What stands in the slots in this episode.
-        touched: Object slots that the gripper touched in the last control step.
-        bumped: Object slots that any part of the arm, gripper included, touched in the last control step.
+        touched: Object slots that the gripper touched since contacts were last forgotten: in the last
+            control step.
+        bumped: Object slots that any part of the arm, gripper included, touched in that time.
     """
 
     def __init__(self, *, objects: int, discs: int, image_size: int, control_hz: int):
@@ -43,19 +44,31 @@ class Simulation:
         self.data.qpos[self._joints] = joints
         self.data.ctrl[:] = joints
         mujoco.mj_forward(self.model, self.data)
-        self.touched, self.bumped = set(), set()
+        self.forget_contacts()
 
     def advance(self, target: Array) -> None:
         """Simulates one control step in which the servos' targets move to `target` (6,) in radians."""
         start = self.data.ctrl.copy()
         target = np.clip(target, *self._limits)
-        self.touched, self.bumped = set(), set()
+        self.forget_contacts()
         for i in range(1, _SLICES + 1):
             self.data.ctrl[:] = start + (target - start) * i / _SLICES
-            mujoco.mj_step(self.model, self.data, self._substeps)
-            self._note_contacts()
+            self.run(self._substeps)
+
+    def aim(self, target: Array) -> None:
+        """Sets the servos' targets to `target` (6,) in radians, clipped to their ranges, from the next step on."""
+        self.data.ctrl[:] = np.clip(target, *self._limits)
+
+    def run(self, steps: int) -> None:
+        """Simulates so many time steps in which the servos' targets stay, then looks for contacts."""
+        mujoco.mj_step(self.model, self.data, steps)
+        self._note_contacts()
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
+
+    def forget_contacts(self) -> None:
+        """From here on, `touched` and `bumped` are what touches from here on."""
+        self.touched, self.bumped = set(), set()
 
     @property
     def joints(self) -> Array:
