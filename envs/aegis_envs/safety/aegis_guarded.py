@@ -1,0 +1,150 @@
+"""`AegisGuarded`: any of LeRobot's robots behind joint limits, a workspace and a watchdog.
+
+An action passes, in this order: finite? -> joint limits -> workspace -> the robot's own limits. Each shortens a motion
+rather than refusing it, and what was sent is returned; a limit that bites is in the log at most once a second.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from threading import RLock
+from time import monotonic
+from typing import Any
+
+from lerobot.robots import Robot, make_robot_from_config
+
+from aegis_envs.safety.config_aegis_guarded import AegisGuardedConfig
+from aegis_envs.safety.joint_limits import checked_limits, clip, so101_limits
+from aegis_envs.safety.watchdog import Watchdog
+from aegis_envs.safety.workspace import Box, Workspace
+from aegis_envs.units import FEATURE_NAMES
+
+_SAME = 1e-6  # units
+_BETWEEN_WARNINGS = 1.0  # seconds
+logger = logging.getLogger(__name__)
+
+
+class AegisGuarded(Robot):
+    """Passes everything on to a robot, actions after they were limited.
+
+    State: the robot, its watchdog while connected, when a limit was last in the log. The robot is called by one thread
+    at a time.
+
+    Raises:
+        ValueError: If a limit does not fit the robot's joints.
+    """
+
+    config_class = AegisGuardedConfig
+    name = "aegis_guarded"
+
+    def __init__(self, config: AegisGuardedConfig):
+        super().__init__(config)
+        self.config = config
+        inner = config.inner()
+        self.robot = make_robot_from_config(inner)
+        features = tuple(name for name in self.robot.action_features if name.endswith(".pos"))
+        is_so101 = features == FEATURE_NAMES
+        in_degrees = getattr(inner, "use_degrees", True)
+        self._limits = so101_limits() if is_so101 and in_degrees else {}
+        self._limits |= checked_limits(config.joint_limits, features)
+        self._workspace: Workspace | None = None
+        if config.workspace is not None:
+            if not is_so101:
+                raise ValueError(f"A workspace is known for the SO-101's joints {FEATURE_NAMES}; these are {features}.")
+            low, high = (tuple(corner) for corner in config.workspace)
+            self._workspace = Workspace(Box(low, high))  # type: ignore[arg-type]  the configuration checked it
+        self.watchdog: Watchdog | None = None
+        self._lock = RLock()
+        self._warned_at = -_BETWEEN_WARNINGS
+
+    @property
+    def cameras(self) -> Any:
+        """The robot's."""
+        return getattr(self.robot, "cameras", {})
+
+    @property
+    def observation_features(self) -> dict[str, Any]:
+        """The robot's."""
+        return self.robot.observation_features
+
+    @property
+    def action_features(self) -> dict[str, Any]:
+        """The robot's."""
+        return self.robot.action_features
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the robot is."""
+        return self.robot.is_connected
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the robot is."""
+        return self.robot.is_calibrated
+
+    def calibrate(self) -> None:
+        """Calibrates the robot."""
+        self.robot.calibrate()
+
+    def configure(self) -> None:
+        """Configures the robot."""
+        self.robot.configure()
+
+    def connect(self, calibrate: bool = True) -> None:
+        """Connects the robot and lets the watchdog loose: it begins to watch with the first action."""
+        self.robot.connect(calibrate)
+        if self.config.watchdog_ms is not None:
+            self.watchdog = Watchdog(self.config.watchdog_ms / 1000, self._hold)
+            self.watchdog.start()
+
+    def get_observation(self) -> dict[str, Any]:
+        """The robot's observation."""
+        with self._lock:
+            return self.robot.get_observation()
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Sends the action as far as the limits allow, and returns what the robot says was sent.
+
+        Raises:
+            ValueError: If a target is not finite.
+            OutsideWorkspaceError: If the arm and its target are both outside of the workspace.
+            RuntimeError: If the watchdog failed to stop the arm.
+        """
+        bad = {name: value for name, value in action.items() if not math.isfinite(value)}
+        if bad:
+            raise ValueError(f"Joint targets must be finite; got {bad}. Nothing was sent. Is the policy's output nan?")
+        if self.watchdog is not None:
+            self.watchdog.feed()
+        limited = clip(action, self._limits)
+        with self._lock:
+            if self._workspace is not None:
+                limited = self._workspace.limit(present_positions(self.robot), limited)
+            self._warn(action, limited)
+            return self.robot.send_action(limited)
+
+    def disconnect(self) -> None:
+        """Calls the watchdog off and disconnects the robot."""
+        if self.watchdog is not None:
+            self.watchdog.stop()
+        self.robot.disconnect()
+
+    def _hold(self) -> None:
+        logger.warning("No action for %.0f ms: the arm holds where it is.", self.config.watchdog_ms)
+        with self._lock:
+            self.robot.send_action(present_positions(self.robot))
+
+    def _warn(self, action: Mapping[str, float], limited: Mapping[str, float]) -> None:
+        changed = [name for name in action if abs(action[name] - limited[name]) > _SAME]
+        if changed and monotonic() - self._warned_at >= _BETWEEN_WARNINGS:
+            self._warned_at = monotonic()
+            shown = ", ".join(f"{name} {action[name]:.1f} -> {limited[name]:.1f}" for name in changed)
+            logger.warning("Limited: %s.", shown)
+
+
+def present_positions(robot: Robot) -> dict[str, float]:
+    """Joint positions by feature name, without the cameras where the robot has a way to leave them out."""
+    if hasattr(robot, "joint_positions"):  # the simulated arm
+        return robot.joint_positions()
+    if hasattr(robot, "bus"):  # LeRobot's arms of bus servos, so101_follower among them
+        return {f"{motor}.pos": value for motor, value in robot.bus.sync_read("Present_Position").items()}
+    return {name: value for name, value in robot.get_observation().items() if name.endswith(".pos")}

@@ -1,0 +1,219 @@
+"""Joint limits, workspace and watchdog, each alone and around a robot."""
+
+import time
+from threading import Event
+
+import numpy as np
+import pytest
+from lerobot.robots import make_robot_from_config
+
+import lerobot_policy_aegis_vla  # noqa: F401  what LeRobot's plugin discovery imports
+from aegis_envs.robot import HOME_DEGREES
+from aegis_envs.safety.aegis_guarded import AegisGuarded
+from aegis_envs.safety.config_aegis_guarded import AegisGuardedConfig
+from aegis_envs.safety.joint_limits import checked_limits, clip, so101_limits
+from aegis_envs.safety.watchdog import Watchdog
+from aegis_envs.safety.workspace import Box, OutsideWorkspaceError, Workspace
+from aegis_envs.units import FEATURE_NAMES
+
+REACHING = (0.0, 10.0, -10.0, 70.0, 0.0, 10.0)  # out over the table
+ROOM = Box((-0.5, -0.5, 0.0), (0.5, 0.5, 0.5))
+
+
+def action_of(joints) -> dict[str, float]:
+    return dict(zip(FEATURE_NAMES, map(float, joints), strict=True))
+
+
+@pytest.fixture
+def make_guarded(tmp_path):
+    """Makes and connects a guard around a simulated arm on the wall clock."""
+    guards = []
+
+    def make(**options) -> AegisGuarded:
+        inner = {"type": "aegis_so101_sim", "cameras": "", "calibration_dir": str(tmp_path)}
+        guard = make_robot_from_config(AegisGuardedConfig(robot=inner, calibration_dir=tmp_path, **options))
+        guard.connect()
+        guards.append(guard)
+        return guard
+
+    yield make
+    for guard in guards:
+        guard.disconnect()
+
+
+# --- joint limits ---------------------------------------------------------------------------------------------------
+
+
+def test_clipping_changes_only_what_is_beyond_a_limit() -> None:
+    limits = {"a.pos": (-1.0, 1.0)}
+    assert clip({"a.pos": 2.0, "b.pos": 9.0}, limits) == {"a.pos": 1.0, "b.pos": 9.0}
+    assert clip({"a.pos": -0.5, "b.pos": 9.0}, limits) == {"a.pos": -0.5, "b.pos": 9.0}
+
+
+def test_the_so101s_limits_hold_home_and_reach_to_a_closed_and_an_open_gripper() -> None:
+    limits = so101_limits()
+    assert clip(action_of(HOME_DEGREES), limits) == action_of(HOME_DEGREES)
+    assert limits["gripper.pos"] == pytest.approx((0.0, 100.0), abs=0.01)
+
+
+def test_a_limit_of_a_joint_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match=r"shoulder_pan\.pos"):
+        checked_limits({"shoulder": [0, 1]}, FEATURE_NAMES)
+    with pytest.raises(ValueError, match="lowest, highest"):
+        checked_limits({"gripper": [5, 1]}, FEATURE_NAMES)
+
+
+# --- workspace ------------------------------------------------------------------------------------------------------
+
+
+def test_turning_the_arm_turns_its_points_about_the_pan_axis() -> None:
+    workspace = Workspace(ROOM)
+    straight, turned = (workspace.points(np.array([pan, *REACHING[1:]])) for pan in (0.0, 40.0))
+    axis = np.array([0.0388, 0.0])
+    np.testing.assert_allclose(straight[:, 2], turned[:, 2], atol=1e-6)  # heights stay
+    radii = [np.linalg.norm(points[:, :2] - axis, axis=1) for points in (straight, turned)]
+    np.testing.assert_allclose(*radii, atol=1e-3)  # the axis is known to a tenth of a millimetre
+    assert not np.allclose(straight, turned, atol=0.05)
+
+
+def test_a_target_inside_passes_untouched() -> None:
+    workspace = Workspace(ROOM)
+    assert workspace.limit(action_of(HOME_DEGREES), action_of(REACHING)) == action_of(REACHING)
+
+
+def test_a_target_outside_is_shortened_to_the_last_place_inside_on_the_way_there() -> None:
+    tip = Workspace(ROOM).points(np.array(REACHING))[0]
+    wall = float(tip[0]) - 0.03
+    workspace = Workspace(Box(ROOM.low, (wall, 0.5, 0.5)))
+    limited = np.array(list(workspace.limit(action_of(HOME_DEGREES), action_of(REACHING)).values()))
+    assert workspace.contains(limited)
+    fractions = (limited - HOME_DEGREES)[1:4] / (np.array(REACHING) - HOME_DEGREES)[1:4]
+    np.testing.assert_allclose(fractions, fractions[0])  # on the straight way
+    assert workspace.points(limited)[:, 0].max() == pytest.approx(wall, abs=1e-3)  # at the wall: 1/4096 of the way
+    below = action_of((0.0, 60.0, 20.0, 60.0, 0.0, 10.0))  # into the table
+    lifted = np.array(list(workspace.limit(action_of(HOME_DEGREES), below).values()))
+    assert workspace.points(np.array(list(below.values())))[:, 2].min() < 0 <= workspace.points(lifted)[:, 2].min()
+
+
+def test_from_outside_the_way_back_is_free_and_any_other_is_refused_with_where_the_arm_is() -> None:
+    far = Workspace(Box((0.2, -0.5, 0.0), (0.5, 0.5, 0.5)))  # home is nearer to the base than that
+    assert not far.contains(np.array(HOME_DEGREES))
+    with pytest.raises(OutsideWorkspaceError, match="tip"):
+        far.limit(action_of(HOME_DEGREES), action_of(HOME_DEGREES))
+    assert far.contains(np.array(REACHING))
+    assert far.limit(action_of(HOME_DEGREES), action_of(REACHING)) == action_of(REACHING)
+
+
+def test_a_box_without_an_inside_is_refused() -> None:
+    with pytest.raises(ValueError, match="metres"):
+        Box((0.0, 0.0, 0.0), (1.0, 0.0, 1.0))
+
+
+# --- watchdog -------------------------------------------------------------------------------------------------------
+
+
+def test_a_watchdog_that_was_never_fed_waits() -> None:
+    bitten = Event()
+    dog = Watchdog(0.02, bitten.set)
+    dog.start()
+    assert not bitten.wait(0.2)
+    dog.stop()
+
+
+def test_it_bites_once_when_feeding_stops_and_again_only_after_it_was_fed_again() -> None:
+    bitten = Event()
+    dog = Watchdog(0.05, bitten.set)
+    dog.start()
+    dog.feed()
+    assert bitten.wait(5.0)  # generous: a busy machine may let the thread wait
+    time.sleep(0.2)
+    assert dog.bites == 1
+    bitten.clear()
+    dog.feed()
+    assert bitten.wait(5.0) and dog.bites == 2
+    dog.stop()
+
+
+def test_fed_in_time_it_does_not_bite() -> None:
+    dog = Watchdog(2.0, lambda: None)
+    dog.start()
+    for _ in range(10):
+        dog.feed()
+        time.sleep(0.01)
+    assert dog.bites == 0
+    dog.stop()
+
+
+def test_who_feeds_hears_that_the_arm_could_not_be_stopped() -> None:
+    tried = Event()
+
+    def fail() -> None:
+        tried.set()
+        raise OSError("bus is gone")
+
+    dog = Watchdog(0.01, fail)
+    dog.start()
+    dog.feed()
+    assert tried.wait(5.0)
+    dog.stop()
+    with pytest.raises(RuntimeError, match="could not stop the arm"):
+        dog.feed()
+
+
+# --- around a robot -------------------------------------------------------------------------------------------------
+
+
+def test_a_guard_without_limits_passes_everything_on(make_guarded) -> None:
+    guard = make_guarded()
+    assert guard.observation_features == guard.robot.observation_features
+    sent = guard.send_action(action_of(REACHING))
+    assert list(sent.values()) == pytest.approx(REACHING)
+
+
+def test_limits_of_the_option_and_of_the_servos_both_hold(make_guarded) -> None:
+    guard = make_guarded(joint_limits={"shoulder_pan": [-30, 30]})
+    sent = guard.send_action(action_of([90, 0, 0, 0, 500, 10]))
+    assert sent["shoulder_pan.pos"] == pytest.approx(30)
+    assert sent["wrist_roll.pos"] == pytest.approx(so101_limits()["wrist_roll.pos"][1])
+
+
+def test_a_guard_keeps_the_gripper_off_the_table(make_guarded) -> None:
+    guard = make_guarded(workspace=[[-0.5, -0.5, 0.02], [0.5, 0.5, 0.5]])
+    sent = guard.send_action(action_of((0.0, 60.0, 20.0, 60.0, 0.0, 10.0)))
+    assert Workspace(ROOM).points(np.array(list(sent.values())))[:, 2].min() == pytest.approx(0.02, abs=1e-3)
+
+
+def test_when_actions_stay_out_the_arm_holds_where_it_is_instead_of_going_on(make_guarded) -> None:
+    guard = make_guarded(watchdog_ms=100)
+    start = guard.robot.joint_positions()["shoulder_pan.pos"]
+    far = {**guard.robot.joint_positions(), "shoulder_pan.pos": start + 100.0}
+    # A target that is far and keeps being tracked: without a watchdog the arm would get there within a second.
+    guard.send_action(far)
+    deadline = time.monotonic() + 10
+    while guard.watchdog.bites == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(1.0)
+    held = guard.robot.joint_positions()["shoulder_pan.pos"]
+    time.sleep(0.3)
+    assert guard.robot.joint_positions()["shoulder_pan.pos"] == pytest.approx(held, abs=0.5)  # at rest
+    assert held < start + 95.0
+
+
+def test_a_target_that_is_not_finite_is_refused_and_nothing_is_sent(make_guarded) -> None:
+    guard = make_guarded()
+    before = guard.robot._environment.simulation.data.ctrl.copy()
+    with pytest.raises(ValueError, match="Nothing was sent"):
+        guard.send_action({**action_of(REACHING), "gripper.pos": float("nan")})
+    assert (guard.robot._environment.simulation.data.ctrl == before).all()
+
+
+def test_bad_options_are_refused_before_a_robot_is_connected() -> None:
+    inner = {"type": "aegis_so101_sim", "cameras": ""}
+    with pytest.raises(ValueError, match="watchdog_ms"):
+        AegisGuardedConfig(robot=inner, watchdog_ms=0)
+    with pytest.raises(ValueError, match="workspace"):
+        AegisGuardedConfig(robot=inner, workspace=[[0, 0, 0]])
+    with pytest.raises(ValueError, match="so101_follower"):
+        AegisGuardedConfig(robot={"type": "aegis_guarded", "robot": inner})
+    with pytest.raises(ValueError, match="describes no robot"):
+        AegisGuardedConfig(robot={**inner, "colour": "red"}).inner()
