@@ -206,6 +206,16 @@ def test_an_episode_cut_short_is_reported_but_not_counted(make_sim, tmp_path) ->
     assert (report["judged"], report["success_rate"]) == (0, None)
 
 
+def test_where_no_action_arrived_the_report_is_empty_and_the_log_says_so(make_sim, tmp_path, caplog) -> None:
+    robot, clock = make_sim(report=tmp_path / "report.json")
+    clock.pass_(5.0)
+    robot.get_observation()
+    robot.disconnect()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == {"episodes": [], "judged": 0, "successes": 0, "success_rate": None}
+    assert "No action arrived" in caplog.text
+
+
 def test_sent_back_to_where_it_was_first_seen_the_arm_gets_the_next_scene_of_the_instruction(make_sim) -> None:
     first, _ = make_sim(seed=0)
     instruction = first.instruction

@@ -159,6 +159,9 @@ class AegisSO101Sim(Robot):
         """Ends the episode, writes the report and frees the OpenGL contexts."""
         self._time.catch_up()
         self._end()
+        if not self.report.episodes:
+            logger.warning("No action arrived while the robot was connected.")
+        self.report.write()
         self._environment.close()
         self._env = None
 

@@ -37,7 +37,7 @@ class RealTime:
     @property
     def seconds(self) -> float:
         """Simulated time since the start."""
-        return self._steps * TIMESTEP
+        return round(self._steps * TIMESTEP, 6)  # without the rounding error of binary fractions
 
     def restart(self) -> None:
         """Time zero is now. What has touched before is forgotten."""

@@ -50,6 +50,10 @@ class Report:
             len(self.episodes) - 1, record.seed, record.instruction, record.verdict, record.seconds,
             self.successes, self.judged,
         )  # fmt: skip
+        self.write()
+
+    def write(self) -> None:
+        """Writes the file anew, also where no action was ever sent."""
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
