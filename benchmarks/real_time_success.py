@@ -21,13 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from stock_rollout import TICK_HZ, engines, rollout
 
+from aegis_envs import choose_gl_backend
 from aegis_envs.configuration_aegis_envs import AegisTabletopEnv
-from aegis_envs.tasks import parse_tasks
 from aegis_eval.statistics import rate
 
 
 def in_real_time(checkpoint: str, instruction: str, options: list[str], *, task: str, episodes: int) -> list[dict]:
     """The episodes of one lerobot-rollout."""
+    from aegis_envs.tasks import parse_tasks  # imports MuJoCo, which then has to know how to draw
+
     (limit,) = (t.seconds for t in parse_tasks(task))
     with tempfile.TemporaryDirectory() as folder:
         report = rollout(
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--instructions", nargs="+", default=["touch the green cube", "touch the yellow ball"])
     parser.add_argument("--episodes", type=int, default=4, help="an instruction")
     args = parser.parse_args()
+    choose_gl_backend()
     table = Table("how", "success", "median seconds to success", title=f"{args.task}, the same scenes")
     seeds: list[int] = []
     for name, options in engines(args.checkpoint).items():

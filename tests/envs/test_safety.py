@@ -5,7 +5,9 @@ from threading import Event
 
 import numpy as np
 import pytest
+from lerobot.cameras.opencv import OpenCVCameraConfig
 from lerobot.robots import make_robot_from_config
+from lerobot.robots.so_follower import SO101FollowerConfig
 
 import lerobot_policy_aegis_vla  # noqa: F401  what LeRobot's plugin discovery imports
 from aegis_envs.robot import HOME_DEGREES
@@ -166,6 +168,7 @@ def test_who_feeds_hears_that_the_arm_could_not_be_stopped() -> None:
 def test_a_guard_without_limits_passes_everything_on(make_guarded) -> None:
     guard = make_guarded()
     assert guard.observation_features == guard.robot.observation_features
+    assert guard.name == guard.robot_type == "aegis_so101_sim"  # what LeRobot writes into a dataset
     sent = guard.send_action(action_of(REACHING))
     assert list(sent.values()) == pytest.approx(REACHING)
 
@@ -205,6 +208,17 @@ def test_a_target_that_is_not_finite_is_refused_and_nothing_is_sent(make_guarded
     with pytest.raises(ValueError, match="Nothing was sent"):
         guard.send_action({**action_of(REACHING), "gripper.pos": float("nan")})
     assert (guard.robot._environment.simulation.data.ctrl == before).all()
+
+
+def test_the_real_arms_options_are_read_as_lerobots_command_reads_them() -> None:
+    camera = {"type": "opencv", "index_or_path": 0, "width": 640, "height": 480, "fps": 30}
+    options = {"type": "so101_follower", "port": "/dev/ttyACM0", "max_relative_target": 8, "cameras": {"front": camera}}
+    arm = AegisGuardedConfig(robot=options, workspace=[[0, -0.2, 0], [0.4, 0.2, 0.4]]).inner()
+    assert isinstance(arm, SO101FollowerConfig)
+    assert arm.cameras["front"] == OpenCVCameraConfig(index_or_path=0, width=640, height=480, fps=30)
+    assert isinstance(arm.max_relative_target, float)  # LeRobot refuses a whole number
+    with pytest.raises(ValueError, match="degrees"):
+        AegisGuardedConfig(robot={**options, "use_degrees": False}, workspace=[[0, -0.2, 0], [0.4, 0.2, 0.4]])
 
 
 def test_bad_options_are_refused_before_a_robot_is_connected() -> None:

@@ -231,6 +231,15 @@ def test_sent_back_to_where_it_was_first_seen_the_arm_gets_the_next_scene_of_the
     assert robot._record.sent_at_s == []  # the next episode has yet to begin
 
 
+def test_told_to_stay_where_it_was_first_seen_the_arm_keeps_its_scene(make_sim) -> None:
+    robot, clock = make_sim()
+    home = robot.get_observation()
+    for _ in range(3):
+        robot.send_action(home)
+        clock.pass_(0.1)
+    assert robot.report.episodes == [] and len(robot._record.sent_at_s) == 3
+
+
 def test_a_relative_limit_is_lerobots(make_sim) -> None:
     robot, _ = make_sim(max_relative_target=5.0)
     present = joints_of(robot.joint_positions())

@@ -42,6 +42,7 @@ class AegisGuarded(Robot):
         self.config = config
         inner = config.inner()
         self.robot = make_robot_from_config(inner)
+        self.name = self.robot_type = self.robot.name  # what a recorded dataset says it was made with
         features = tuple(name for name in self.robot.action_features if name.endswith(".pos"))
         is_so101 = features == FEATURE_NAMES
         in_degrees = getattr(inner, "use_degrees", True)

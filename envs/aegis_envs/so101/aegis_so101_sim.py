@@ -8,8 +8,8 @@ thinks, the servos go on to the last target. A target takes effect at once, as o
 which a control step is the smallest unit of time, spreads it over the step.
 
 An episode begins with its first action and ends with the environment's verdict or after its time. The next scene is
-laid out when the arm is sent exactly to where it stood when it was first looked at, which is how LeRobot's `episodic`
-strategy puts a robot back between two episodes.
+laid out when the arm is sent back, from elsewhere, to exactly where it stood when it was first looked at: that is how
+LeRobot's `episodic` strategy resets a robot between two episodes.
 """
 
 import logging
@@ -53,6 +53,7 @@ class AegisSO101Sim(Robot):
         self._env: TabletopEnv | None = None
         self._episode: EpisodeRecord | None = None
         self._began = 0.0
+        self._was_away = False  # whether the last target was elsewhere than where the arm was first seen
         self.report = Report(config.report)
 
     # --- what LeRobot asks before connecting ------------------------------------------------------------------------
@@ -106,7 +107,12 @@ class AegisSO101Sim(Robot):
         )  # fmt: skip
         self._first_seen: Array | None = None
         self._next_seed = config.seed
-        self._lay_out()
+        try:
+            self._lay_out()
+        except Exception:
+            self._env.close()
+            self._env = None
+            raise
         if config.instruction is None:
             logger.warning(
                 "This scene asks %r. The policy is told what --task says: give it these words, or choose scenes by "
@@ -146,9 +152,11 @@ class AegisSO101Sim(Robot):
             self._time.restart()
             self._began = self._clock()
         self._record.sent_at_s.append(self._clock() - self._began)
-        if self._first_seen is not None and np.abs(target - self._first_seen).max() <= _SAME_PLACE:
+        is_home = self._first_seen is not None and np.abs(target - self._first_seen).max() <= _SAME_PLACE
+        if is_home and self._was_away:
             self._lay_out()
             return dict(action)
+        self._was_away = not is_home
         simulation = self._environment.simulation
         sent = to_units(np.clip(to_radians(self._limited(target)), *simulation.limits))
         simulation.aim(to_radians(sent))
@@ -184,6 +192,7 @@ class AegisSO101Sim(Robot):
         self._next_seed = seed + 1
         env = self._environment
         env.reset(seed=seed)
+        self._was_away = False
         self._episode = EpisodeRecord(seed, env.task, env.task_description)
         self._time = RealTime(env.simulation, self._judge, clock=self._clock)
         logger.info("Scene of seed %d: %r.", seed, self.instruction)
