@@ -26,14 +26,17 @@ from aegis_envs.configuration_aegis_envs import AegisTabletopEnv
 from aegis_eval.statistics import rate
 
 
-def in_real_time(checkpoint: str, instruction: str, options: list[str], *, task: str, episodes: int) -> list[dict]:
+def in_real_time(
+    checkpoint: str, instruction: str, options: list[str], *, task: str, episodes: int, patience: float
+) -> list[dict]:
     """The episodes of one lerobot-rollout."""
     from aegis_envs.tasks import parse_tasks  # imports MuJoCo, which then has to know how to draw
 
-    (limit,) = (t.seconds for t in parse_tasks(task))
+    (limit,) = (patience * t.seconds for t in parse_tasks(task))
     with tempfile.TemporaryDirectory() as folder:
         report = rollout(
-            checkpoint, instruction, *options, f"--robot.task={task}", "--strategy.type=episodic",
+            checkpoint, instruction, *options, f"--robot.task={task}", f"--robot.episode_seconds={limit}",
+            "--strategy.type=episodic",
             "--dataset.repo_id=local/rollout_success", f"--dataset.root={Path(folder) / 'dataset'}",
             "--dataset.push_to_hub=false", "--dataset.video=false", f"--dataset.fps={TICK_HZ}",
             f"--dataset.num_episodes={episodes}", f"--dataset.episode_time_s={limit + 0.5}",
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--task", default="touch")
     parser.add_argument("--instructions", nargs="+", default=["touch the green cube", "touch the yellow ball"])
     parser.add_argument("--episodes", type=int, default=4, help="an instruction")
+    parser.add_argument("--patience", type=float, default=1.0, help="time limit in real time over the task's own")
     args = parser.parse_args()
     choose_gl_backend()
     table = Table("how", "success", "median seconds to success", title=f"{args.task}, the same scenes")
@@ -70,7 +74,9 @@ def main() -> None:
         played = [
             episode
             for instruction in args.instructions
-            for episode in in_real_time(args.checkpoint, instruction, options, task=args.task, episodes=args.episodes)
+            for episode in in_real_time(
+                args.checkpoint, instruction, options, task=args.task, episodes=args.episodes, patience=args.patience
+            )
         ]
         seeds = [episode["seed"] for episode in played]
         times = [episode["seconds"] for episode in played if episode["verdict"] == "success"]

@@ -68,9 +68,10 @@ def test_actions_arrive_for_as_long_as_the_rollout_lasts(lerobot_rollout_command
     (episode,) = report["episodes"]
     sent = np.array(episode["sent_at_s"])
     assert episode["seed"] == 3 and episode["verdict"] in ("success", "failure", "timeout", "unfinished")
-    # A third of 30 a second: what a machine that does much else besides still sends.
-    assert len(sent) > SECONDS * 10 and sent[-1] > SECONDS / 2
-    assert np.diff(sent).min() > 0.01  # no faster than it was asked for, 33 ms but for jitter
+    # A sixth of 30 a second: what a machine that does much else besides still sends.
+    assert len(sent) > SECONDS * 5 and sent[-1] > SECONDS / 2
+    # No more than was asked for: a tick begins 1/30 s after the one before at the earliest, its action comes in it.
+    assert len(sent) <= 30 * sent[-1] + 2
     # LeRobot goes on after a failed inference, up to ten of them: none may have failed.
     assert "RTC inference error" not in caplog.text
 

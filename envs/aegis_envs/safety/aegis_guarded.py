@@ -16,7 +16,7 @@ from lerobot.robots import Robot, make_robot_from_config
 from aegis_envs.safety.config_aegis_guarded import AegisGuardedConfig
 from aegis_envs.safety.joint_limits import checked_limits, clip, so101_limits
 from aegis_envs.safety.watchdog import Watchdog
-from aegis_envs.safety.workspace import Box, Workspace
+from aegis_envs.safety.workspace import Workspace, box_of
 from aegis_envs.units import FEATURE_NAMES
 
 _SAME = 1e-6  # units
@@ -52,8 +52,7 @@ class AegisGuarded(Robot):
         if config.workspace is not None:
             if not is_so101:
                 raise ValueError(f"A workspace is known for the SO-101's joints {FEATURE_NAMES}; these are {features}.")
-            low, high = (tuple(corner) for corner in config.workspace)
-            self._workspace = Workspace(Box(low, high))  # type: ignore[arg-type]  the configuration checked it
+            self._workspace = Workspace(box_of(config.workspace))
         self.watchdog: Watchdog | None = None
         self._lock = RLock()
         self._warned_at = -_BETWEEN_WARNINGS

@@ -36,7 +36,7 @@ class AegisGuardedConfig(RobotConfig):
             ValueError: If an option has no meaning, or the robot would report other units than the workspace reads.
         """
         choose_gl_backend()
-        from aegis_envs.safety.workspace import Box
+        from aegis_envs.safety.workspace import box_of
 
         if self.robot.get("type") in (None, "aegis_guarded"):
             raise ValueError(
@@ -46,10 +46,7 @@ class AegisGuardedConfig(RobotConfig):
         if self.watchdog_ms is not None and self.watchdog_ms <= 0:
             raise ValueError(f"watchdog_ms must be above 0, or None for no watchdog; got {self.watchdog_ms}.")
         if self.workspace is not None:
-            if len(self.workspace) != 2:
-                raise ValueError(f"workspace is [[x, y, z] lowest, [x, y, z] highest]; got {self.workspace}.")
-            low, high = (tuple(corner) for corner in self.workspace)
-            Box(low, high)  # type: ignore[arg-type]  it checks the lengths
+            box_of(self.workspace)
             if not getattr(self.inner(), "use_degrees", True):
                 raise ValueError("A workspace is computed from degrees: leave the robot's use_degrees at true.")
 

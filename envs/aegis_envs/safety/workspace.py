@@ -28,8 +28,8 @@ class OutsideWorkspaceError(ValueError):
 class Box:
     """Lowest and highest x, y and z in metres."""
 
-    low: tuple[float, float, float]
-    high: tuple[float, float, float]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Checks that it has an inside.
@@ -42,6 +42,17 @@ class Box:
                 "A workspace is [[x, y, z] lowest, [x, y, z] highest] in metres, each lowest below its highest; got "
                 f"{list(self.low)} and {list(self.high)}."
             )
+
+
+def box_of(corners: list[list[float]]) -> Box:
+    """The box of an option `[[x, y, z], [x, y, z]]`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if len(corners) != 2:
+        raise ValueError(f"A workspace is two corners, [[x, y, z] lowest, [x, y, z] highest]; got {corners}.")
+    return Box(tuple(corners[0]), tuple(corners[1]))
 
 
 class Workspace:
