@@ -99,8 +99,13 @@ class AegisSO101Sim(Robot):
 
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
-        """Lays out the first scene, draws it once (the first image is slow) and starts the clock."""
+        """Lays out the first scene, draws it once (the first image is slow) and starts the clock.
+
+        Raises:
+            OSError: If the report cannot be written.
+        """
         config = self.config
+        self.report.write()  # now rather than after an episode; and a former run's is not taken for this one's
         self._env = TabletopEnv(
             config.task, cameras=config.camera_names, image_size=config.image_size, kinds=config.kinds,
             phrasings=config.phrasings, objects=config.objects,
@@ -165,13 +170,14 @@ class AegisSO101Sim(Robot):
     @check_if_not_connected
     def disconnect(self) -> None:
         """Ends the episode, writes the report and frees the OpenGL contexts."""
-        self._time.catch_up()
-        self._end()
-        if not self.report.episodes:
-            logger.warning("No action arrived while the robot was connected.")
-        self.report.write()
-        self._environment.close()
-        self._env = None
+        try:
+            self._time.catch_up()
+            self._end()
+            if not self.report.episodes:
+                logger.warning("No action arrived while the robot was connected.")
+        finally:
+            self._environment.close()
+            self._env = None
 
     # --- episodes ---------------------------------------------------------------------------------------------------
 

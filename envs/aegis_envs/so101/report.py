@@ -53,7 +53,7 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Writes the file anew, also where no action was ever sent."""
+        """Writes the file anew, with no episode in it where none was yet."""
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
