@@ -1,7 +1,8 @@
 """`AegisGuarded`: any of LeRobot's robots behind joint limits, a workspace and a watchdog.
 
-An action passes, in this order: finite? -> joint limits -> workspace -> the robot's own limits. Each shortens a motion
-rather than refusing it, and what was sent is returned; a limit that bites is in the log at most once a second.
+An action passes, in this order: finite? -> joint limits -> workspace -> the robot's own limits. The limits shorten a
+motion rather than refusing it, and what was sent is returned; one that bites is in the log at most once a second. Of an
+action that is refused nothing is sent, and the watchdog counts it as none.
 """
 
 import logging
@@ -27,11 +28,11 @@ logger = logging.getLogger(__name__)
 class AegisGuarded(Robot):
     """Passes everything on to a robot, actions after they were limited.
 
-    State: the robot, its watchdog while connected, when a limit was last in the log. The robot is called by one thread
-    at a time.
+    State: the robot, its watchdog while connected, the last targets within the limits, when a limit was last in the
+    log. The robot is called by one thread at a time.
 
     Raises:
-        ValueError: If a limit does not fit the robot's joints.
+        ValueError: If a limit does not fit the robot's joints, or a watchdog cannot hold all that moves.
     """
 
     config_class = AegisGuardedConfig
@@ -53,7 +54,14 @@ class AegisGuarded(Robot):
             if not is_so101:
                 raise ValueError(f"A workspace is known for the SO-101's joints {FEATURE_NAMES}; these are {features}.")
             self._workspace = Workspace(box_of(config.workspace))
+        others = [name for name in self.robot.action_features if not name.endswith(".pos")]
+        if config.watchdog_ms is not None and others:
+            raise ValueError(
+                f"A watchdog sends joints to where they are; {inner.type} also takes {', '.join(others)}, which it "
+                "could not stop. Leave --robot.watchdog_ms out."
+            )
         self.watchdog: Watchdog | None = None
+        self._target: dict[str, float] | None = None
         self._lock = RLock()
         self._warned_at = -_BETWEEN_WARNINGS
 
@@ -93,6 +101,7 @@ class AegisGuarded(Robot):
     def connect(self, calibrate: bool = True) -> None:
         """Connects the robot and lets the watchdog loose: it begins to watch with the first action."""
         self.robot.connect(calibrate)
+        self._target = None
         if self.config.watchdog_ms is not None:
             self.watchdog = Watchdog(self.config.watchdog_ms / 1000, self._hold)
             self.watchdog.start()
@@ -106,31 +115,35 @@ class AegisGuarded(Robot):
         """Sends the action as far as the limits allow, and returns what the robot says was sent.
 
         Raises:
-            ValueError: If a target is not finite.
-            OutsideWorkspaceError: If the arm and its target are both outside of the workspace.
-            RuntimeError: If the watchdog failed to stop the arm.
+            ValueError: If a target is not finite, or one is missing that the workspace needs.
+            OutsideWorkspaceError: If the arm, its last target and the new one are all outside of the workspace.
         """
         bad = {name: value for name, value in action.items() if not math.isfinite(value)}
         if bad:
             raise ValueError(f"Joint targets must be finite; got {bad}. Nothing was sent. Is the policy's output nan?")
-        if self.watchdog is not None:
-            self.watchdog.feed()
         limited = clip(action, self._limits)
         with self._lock:
             if self._workspace is not None:
-                limited = self._workspace.limit(present_positions(self.robot), limited)
+                limited = self._workspace.limit(present_positions(self.robot), limited, last=self._target)
             self._warn(action, limited)
-            return self.robot.send_action(limited)
+            sent = self.robot.send_action(limited)
+            self._target = limited
+            if self.watchdog is not None:
+                self.watchdog.feed()
+        return sent
 
     def disconnect(self) -> None:
         """Calls the watchdog off and disconnects the robot."""
         if self.watchdog is not None:
             self.watchdog.stop()
-        self.robot.disconnect()
+        with self._lock:
+            self.robot.disconnect()
 
     def _hold(self) -> None:
-        logger.warning("No action for %.0f ms: the arm holds where it is.", self.config.watchdog_ms)
         with self._lock:
+            if self.watchdog is None or not self.watchdog.is_stale:
+                return  # an action came while this waited for the lock
+            logger.warning("No action for %.0f ms: the arm holds where it is.", self.config.watchdog_ms)
             self.robot.send_action(present_positions(self.robot))
 
     def _warn(self, action: Mapping[str, float], limited: Mapping[str, float]) -> None:
@@ -146,5 +159,8 @@ def present_positions(robot: Robot) -> dict[str, float]:
     if hasattr(robot, "joint_positions"):  # the simulated arm
         return robot.joint_positions()
     if hasattr(robot, "bus"):  # LeRobot's arms of bus servos, so101_follower among them
-        return {f"{motor}.pos": value for motor, value in robot.bus.sync_read("Present_Position").items()}
+        # A bus loses a packet now and then: as often as the robot's own reading of an observation, this tries again.
+        retries = getattr(robot.config, "num_read_retries", None)
+        options = {} if retries is None else {"num_retry": retries}
+        return {f"{motor}.pos": value for motor, value in robot.bus.sync_read("Present_Position", **options).items()}
     return {name: value for name, value in robot.get_observation().items() if name.endswith(".pos")}

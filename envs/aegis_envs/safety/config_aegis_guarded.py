@@ -20,7 +20,8 @@ class AegisGuardedConfig(RobotConfig):
             `{shoulder_pan: [-60, 60]}`. An SO-101's other joints keep to the ranges of its servos.
         workspace: For an SO-101 in degrees: lowest and highest [x, y, z] of the gripper in metres, such as
             `[[0.08, -0.2, 0.0], [0.4, 0.2, 0.4]]`. None: anywhere.
-        watchdog_ms: Hold still when no action came for so many milliseconds. None: the arm goes on to its last target.
+        watchdog_ms: Hold still when no action came for so many milliseconds, on a robot that takes joint targets only.
+            None: the arm goes on to its last target.
     """
 
     # No RobotConfig: among whose types is this one, and draccus lists the options of all of them without an end.
@@ -33,7 +34,8 @@ class AegisGuardedConfig(RobotConfig):
         """Checks what can be checked without the robot.
 
         Raises:
-            ValueError: If an option has no meaning, or the robot would report other units than the workspace reads.
+            ValueError: If an option has no meaning, those of the robot included, or the robot would report other units
+                than the workspace reads.
         """
         choose_gl_backend()
         from aegis_envs.safety.workspace import box_of
@@ -45,9 +47,10 @@ class AegisGuardedConfig(RobotConfig):
             )
         if self.watchdog_ms is not None and self.watchdog_ms <= 0:
             raise ValueError(f"watchdog_ms must be above 0, or None for no watchdog; got {self.watchdog_ms}.")
+        inner = self.inner()
         if self.workspace is not None:
             box_of(self.workspace)
-            if not getattr(self.inner(), "use_degrees", True):
+            if not getattr(inner, "use_degrees", True):
                 raise ValueError("A workspace is computed from degrees: leave the robot's use_degrees at true.")
 
     def inner(self) -> RobotConfig:

@@ -21,7 +21,7 @@ _HALVINGS = 12  # of the way from where the arm is to its target: 1/4000 of it
 
 
 class OutsideWorkspaceError(ValueError):
-    """The arm stands outside of its box, so that no motion from there can be judged."""
+    """The arm stands outside of its box and was not sent inside, so that no motion from there can be judged."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,34 @@ class Workspace:
         points = self.points(joints)
         return bool((points >= self.box.low).all() and (points <= self.box.high).all())
 
-    def limit(self, present: Mapping[str, float], action: Mapping[str, float]) -> dict[str, float]:
+    def limit(
+        self, present: Mapping[str, float], action: Mapping[str, float], *, last: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """The action, or the last place inside on the straight way (in joint space) to it.
+
+        The way begins where the arm is, or, when that is outside, at its last target: servos give way to gravity, so
+        an arm that is held at a wall stands a little behind it.
 
         Args:
             present: Joint positions by feature name.
             action: Joint targets by feature name.
+            last: The targets that the arm was last sent to, by feature name; None: none yet.
 
         Raises:
-            OutsideWorkspaceError: If the arm and its target are both outside. A target inside is let through: it is
-                the way back.
+            ValueError: If a joint has no target.
+            OutsideWorkspaceError: If all of them are outside. A target inside is let through: it is the way back.
         """
+        missing = [name for name in FEATURE_NAMES if name not in action]
+        if missing:
+            raise ValueError(f"A workspace needs the targets of all joints; {', '.join(missing)} missing.")
         goal = _vector(action)
         if self.contains(goal):
             return dict(action)
         start = _vector(present)
+        if not self.contains(start) and last is not None:
+            start = _vector(last)
         if not self.contains(start):
+            start = _vector(present)
             places = ", ".join(
                 f"{name} {np.round(point, 3).tolist()}" for name, point in zip(_POINTS, self.points(start), strict=True)
             )
