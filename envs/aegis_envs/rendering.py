@@ -6,6 +6,7 @@ worker processes of a vector environment never inherit one), and closed explicit
 
 import atexit
 import os
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
@@ -20,10 +21,16 @@ _EXPENSIVE = (
 
 
 class Cameras:
-    """Renders a model's cameras. State: one renderer an image size, none until it is needed."""
+    """Renders a model's cameras. State: one renderer an image size, none until it is needed.
 
-    def __init__(self, model: mujoco.MjModel):
+    Args:
+        model: Whose cameras; its `vis.quality` decides about multisampling and the shadow map.
+        left_out: What is not drawn.
+    """
+
+    def __init__(self, model: mujoco.MjModel, *, left_out: Sequence[mujoco.mjtRndFlag] = _EXPENSIVE):
         self._model = model
+        self._left_out = tuple(left_out)
         self._renderers: dict[int, mujoco.Renderer] = {}
         self._option = mujoco.MjvOption()
 
@@ -64,7 +71,7 @@ class Cameras:
 
     def _update(self, renderer: mujoco.Renderer, data: mujoco.MjData, camera: str) -> None:
         renderer.update_scene(data, camera=camera, scene_option=self._option)
-        for flag in _EXPENSIVE:
+        for flag in self._left_out:
             renderer.scene.flags[flag] = 0
 
 
