@@ -6,35 +6,79 @@ what a policy with errors of its own needs. The scale `s` is 1 in free space and
 `TABLE_SCALE` at the table: where it works on an object, what would be a detour above ruins the episode.
 """
 
+from argparse import Namespace
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from numpy.typing import NDArray
 
 from aegis_envs.base import TabletopEnv
+from aegis_envs.demonstrator import Demonstration, Frame, first_success
 from aegis_envs.experts import EXPERTS, Arm
 from aegis_envs.kinematics import ArmKinematics
-from aegis_envs.units import GRIPPER
+from aegis_envs.tasks import parse_tasks
+from aegis_envs.units import FEATURE_NAMES, GRIPPER
 
 TABLE_SCALE = 0.15
 FREE_HEIGHT = 0.06  # metres of the fingertips above the table from which on the disturbance is whole
-ATTEMPTS = 50  # episodes that an expert may fail in a row before something must be wrong
+ROBOT_TYPE = "so101_follower"
 
 
-class Frame(NamedTuple):
-    """What a policy sees and what the expert does about it."""
+class TabletopDemonstrator:
+    """Plays the table's tasks for `aegis-record`; see `aegis_envs.demonstrator.Demonstrator`.
 
-    observation: dict[str, Any]
-    action: NDArray[np.float32]  # (6,)
+    Args:
+        options: The command's options; see `aegis_envs.recordable`.
 
+    Raises:
+        ValueError: If an option is none of its valid choices.
+    """
 
-class Demonstration(NamedTuple):
-    """A successful episode."""
+    robot_type = ROBOT_TYPE
 
-    instruction: str
-    frames: list[Frame]
-    failures: int  # episodes that the expert failed before this one
+    def __init__(self, options: Namespace):
+        if options.noise < 0:
+            raise ValueError(f"--noise is a standard deviation in degrees and cannot be negative; got {options.noise}.")
+        cameras = tuple(name.strip() for name in options.cameras.split(",") if name.strip())
+        self._envs = [
+            TabletopEnv(
+                task.name,
+                cameras=cameras,
+                image_size=options.image_size,
+                kinds=options.kinds,
+                phrasings=options.phrasings,
+                objects=options.objects,
+                control_hz=options.fps,
+            )
+            for task in parse_tasks(options.task)
+        ]
+        self._seed, self._noise = options.seed, options.noise
+        self._kinematics = ArmKinematics()
+        self.tasks = tuple(env.task for env in self._envs)
+        self.fps = options.fps
+        joints = {"dtype": "float32", "shape": (len(FEATURE_NAMES),), "names": list(FEATURE_NAMES)}
+        image = {
+            "dtype": "image",
+            "shape": (options.image_size, options.image_size, 3),
+            "names": ["height", "width", "channels"],
+        }
+        self.features: dict[str, dict[str, Any]] = {
+            ACTION: joints,
+            OBS_STATE: dict(joints),
+            **{f"{OBS_IMAGES}.{camera}": dict(image) for camera in cameras},
+        }
+
+    def demonstrate(self, episode: int) -> Demonstration:
+        """Episode number `episode`; the tasks in turn."""
+        env = self._envs[episode % len(self._envs)]
+        return demonstrate(env, self._kinematics, seed=self._seed, episode=episode, noise=self._noise)
+
+    def close(self) -> None:
+        """Frees the OpenGL contexts."""
+        for env in self._envs:
+            env.close()
 
 
 def attempt(env: TabletopEnv, kinematics: ArmKinematics, *, seed: int, noise: float) -> tuple[list[Frame], bool]:
@@ -68,11 +112,8 @@ def demonstrate(env: TabletopEnv, kinematics: ArmKinematics, *, seed: int, episo
     Raises:
         RuntimeError: If the expert fails `ATTEMPTS` times in a row.
     """
-    for failures in range(ATTEMPTS):
-        episode_seed = int(np.random.SeedSequence([seed, episode, failures]).generate_state(1)[0])
-        frames, success = attempt(env, kinematics, seed=episode_seed, noise=noise)
-        if success:
-            return Demonstration(env.task_description, frames, failures)
-    raise RuntimeError(
-        f"The expert failed {ATTEMPTS} episodes of {env.task!r} in a row with noise {noise}; try less noise."
-    )
+    frames, failures = first_success(
+        lambda episode_seed: attempt(env, kinematics, seed=episode_seed, noise=noise),
+        seed=seed, episode=episode, task=env.task, noise=noise,
+    )  # fmt: skip
+    return Demonstration(env.task_description, frames, failures)

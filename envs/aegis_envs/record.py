@@ -12,56 +12,66 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_IMAGES, OBS_STATE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aegis_envs import choose_gl_backend
-from aegis_envs.units import FEATURE_NAMES
+from aegis_envs.demonstrator import Demonstrator
+from aegis_envs.recordable import RECORDABLE, TABLETOP, Recordable, find_recordable
 
 RECORD_FILE = "aegis_recording.json"  # beside the data: how it was made and how far it is
-ROBOT_TYPE = "so101_follower"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `aegis-record`."""
-    options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    options: argparse.Namespace | None = None
     try:
+        options = parse_options(arguments)
         record(options)
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, FileExistsError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"aegis-record: {error}") from error
     except KeyboardInterrupt:
-        raise SystemExit(f"\nInterrupted; what is recorded is in {options.root}. Go on with --resume.") from None
+        place = "" if options is None else f"; what is recorded is in {options.root}. Go on with --resume"
+        raise SystemExit(f"\nInterrupted{place}.") from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command's options: first which environment, then those that it has.
+
+    Raises:
+        ValueError: If there is no such environment.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_type(first)
+    chosen, _ = first.parse_known_args(arguments)
+    return _parser(find_recordable(chosen.env_type)).parse_args(arguments)
+
+
+def _add_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--env.type", dest="env_type", default=TABLETOP, help=f"what is recorded: {', '.join(RECORDABLE)}"
+    )
+
+
+def _parser(environment: Recordable) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aegis-record",
-        description="Scripted experts solve language-conditioned tasks with an SO-101 in MuJoCo; their successful "
-        "episodes become a LeRobotDataset (v3, images) that lerobot-train reads.",
+        description="An environment's scripted experts solve language-conditioned tasks; their successful episodes "
+        "become a LeRobotDataset (v3, images) that lerobot-train reads. Each --env.type has options of its own: "
+        "aegis-record --env.type=metaworld --help.",
         epilog="Example: aegis-record --repo-id=local/touch --root=data/touch --task=touch --episodes=500 --seed=0",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--repo-id", default="local/tabletop", help="name of the dataset, owner/name")
+    _add_type(parser)
+    add("--repo-id", default=environment.repo_id, help="name of the dataset, owner/name")
     add("--root", type=Path, required=True, help="folder of the dataset; must not exist yet unless --resume")
-    add("--task", default="touch", help="touch, push_to, lift, place, a comma-separated list, or all")
     add("--episodes", type=int, default=500, help="successful episodes to record, the tasks in turn")
     add("--seed", type=int, default=0, help="same seed and options, same dataset")
-    add("--kinds", default="shown", help="objects asked for: shown, never_shown or all")
-    add("--phrasings", default="shown", help="instructions: shown, never_shown, all, questions")
-    add("--objects", type=int, default=3, help="graspable objects on the table, 2 to 5")
-    add("--cameras", default="front", help="front, wrist or front,wrist")
-    add("--image-size", type=int, default=96, help="pixels")
-    add("--fps", type=int, default=10, help="control steps a second, 10 or 20")
-    add(
-        "--noise",
-        type=float,
-        default=2.0,
-        help="standard deviation in degrees of a disturbance of each arm joint that is executed but not recorded, so "
-        "that the data shows how to recover; 0 records undisturbed experts",
-    )
+    environment.add_options(parser)
     add("--video", action="store_true", help="store MP4 instead of images: smaller, slower to read on a CPU")
     add("--resume", action="store_true", help="go on with an interrupted recording of the same options")
     return parser
@@ -73,58 +83,51 @@ def record(options: argparse.Namespace) -> LeRobotDataset:
     Raises:
         ValueError: If an option is not valid, or a resumed recording was made with other options.
         FileExistsError: If the folder exists and resuming was not asked for.
+        ImportError: If a package that the environment needs is missing.
     """
     choose_gl_backend()
-    from aegis_envs.base import TabletopEnv
-    from aegis_envs.demonstrations import demonstrate
-    from aegis_envs.kinematics import ArmKinematics
-    from aegis_envs.tasks import parse_tasks
-
-    if options.noise < 0:
-        raise ValueError(f"--noise is a standard deviation in degrees and cannot be negative; got {options.noise}.")
-    cameras = tuple(name.strip() for name in options.cameras.split(",") if name.strip())
-    envs = [
-        TabletopEnv(
-            task.name,
-            cameras=cameras,
-            image_size=options.image_size,
-            kinds=options.kinds,
-            phrasings=options.phrasings,
-            objects=options.objects,
-            control_hz=options.fps,
-        )
-        for task in parse_tasks(options.task)
-    ]
-    dataset, log = _open(options, cameras)
+    demonstrator = find_recordable(options.env_type).make(options)
+    dataset, log = _open(options, demonstrator)
     # One bar for each episode's images would drown ours; opening a dataset switches them on again.
     datasets.disable_progress_bars()
-    kinematics = ArmKinematics()
     try:
         with _progress() as progress:
-            bar = progress.add_task("recording", total=options.episodes, completed=dataset.num_episodes, failed=0)
+            failed = sum(log["failures"].values())
+            bar = progress.add_task("recording", total=options.episodes, completed=dataset.num_episodes, failed=failed)
             for episode in range(dataset.num_episodes, options.episodes):
-                env = envs[episode % len(envs)]
-                demonstration = demonstrate(env, kinematics, seed=options.seed, episode=episode, noise=options.noise)
+                task = demonstrator.tasks[episode % len(demonstrator.tasks)]
+                demonstration = demonstrator.demonstrate(episode)
                 for frame in demonstration.frames:
                     dataset.add_frame(_dataset_frame(frame.observation, frame.action, demonstration.instruction))
                 dataset.save_episode()
-                log["failures"][env.task] = log["failures"].get(env.task, 0) + demonstration.failures
+                log["failures"][task] = log["failures"].get(task, 0) + demonstration.failures
                 progress.update(bar, advance=1, failed=sum(log["failures"].values()))
     finally:
-        for env in envs:
-            env.close()
+        demonstrator.close()
         dataset.finalize()
         log["episodes"] = dataset.num_episodes
         log["state"] = "complete" if dataset.num_episodes >= options.episodes else "interrupted"
         _write_log(options.root, log)
     print(
         f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {options.root}; "
-        f"{sum(log['failures'].values())} failed attempts of the experts left out."
+        f"{failure_shares(log['failures'], tasks=demonstrator.tasks, episodes=dataset.num_episodes)}"
     )
     return dataset
 
 
-def _open(options: argparse.Namespace, cameras: tuple[str, ...]) -> tuple[LeRobotDataset, dict[str, Any]]:
+def failure_shares(failures: dict[str, int], *, tasks: tuple[str, ...], episodes: int) -> str:
+    """What the experts failed and was therefore left out, in words: of all attempts, and of each task that has some."""
+    failed = sum(failures.values())
+    parts = []
+    for place, task in enumerate(tasks):
+        recorded = len(range(place, episodes, len(tasks)))
+        if failures.get(task):
+            parts.append(f"{task} {failures[task] / (failures[task] + recorded):.1%}")
+    share = f"{failed} of {failed + episodes} attempts of the experts failed and are left out"
+    return f"{share} ({', '.join(parts)})." if parts else f"{share}."
+
+
+def _open(options: argparse.Namespace, demonstrator: Demonstrator) -> tuple[LeRobotDataset, dict[str, Any]]:
     """A new dataset, or the one to go on with, and the log beside it."""
     root: Path = options.root
     made_with = _made_with(options)
@@ -145,10 +148,10 @@ def _open(options: argparse.Namespace, cameras: tuple[str, ...]) -> tuple[LeRobo
         shutil.rmtree(root)  # empty, or our own unreadable recording: LeRobot wants to make the folder
     dataset = LeRobotDataset.create(
         options.repo_id,
-        fps=options.fps,
-        features=_features(cameras, options.image_size, use_videos=options.video),
+        fps=demonstrator.fps,
+        features=_stored_features(demonstrator.features, use_videos=options.video),
         root=root,
-        robot_type=ROBOT_TYPE,
+        robot_type=demonstrator.robot_type,
         use_videos=options.video,
     )
     log = {"options": made_with, "state": "writing", "episodes": 0, "failures": {}}
@@ -177,19 +180,22 @@ def _write_log(root: Path, log: dict[str, Any]) -> None:
     (root / RECORD_FILE).write_text(json.dumps(log, indent=2) + "\n")
 
 
-def _features(cameras: tuple[str, ...], image_size: int, *, use_videos: bool) -> dict[str, dict[str, Any]]:
-    joints = {"dtype": "float32", "shape": (len(FEATURE_NAMES),), "names": list(FEATURE_NAMES)}
-    image = {
-        "dtype": "video" if use_videos else "image",
-        "shape": (image_size, image_size, 3),
-        "names": ["height", "width", "channels"],
+def _stored_features(features: dict[str, dict[str, Any]], *, use_videos: bool) -> dict[str, dict[str, Any]]:
+    return {
+        key: {**feature, "dtype": "video"} if use_videos and feature["dtype"] == "image" else feature
+        for key, feature in features.items()
     }
-    return {ACTION: joints, OBS_STATE: dict(joints), **{f"{OBS_IMAGES}.{c}": dict(image) for c in cameras}}
 
 
 def _dataset_frame(observation: dict[str, Any], action: Any, instruction: str) -> dict[str, Any]:
-    images = {f"{OBS_IMAGES}.{camera}": image for camera, image in observation.get("pixels", {}).items()}
-    return {ACTION: action, OBS_STATE: observation["agent_pos"], **images, "task": instruction}
+    """A frame under the names that LeRobot's rollouts give a policy: one camera without a name, or several with."""
+    pixels = observation.get("pixels", {})
+    if isinstance(pixels, dict):
+        images = {f"{OBS_IMAGES}.{camera}": image for camera, image in pixels.items()}
+    else:
+        images = {OBS_IMAGE: pixels}
+    state = observation["agent_pos"].astype(np.float32)
+    return {ACTION: action, OBS_STATE: state, **images, "task": instruction}
 
 
 def _progress() -> Progress:

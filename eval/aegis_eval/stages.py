@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from aegis_envs.recordable import TABLETOP, find_recordable
 from aegis_eval.jobs import Job
 from aegis_eval.runs import PRETRAINED, Run, origin
 from aegis_eval.study import Anchor, Options, Study
@@ -119,12 +120,13 @@ def _record(study: Study, out: Path) -> Job:
         "--resume",
     ]
     episodes = study.demonstrations["episodes"]
+    environment = find_recordable(study.demonstrations.get("env.type", TABLETOP))
     return Job(
         name="record",
         title=f"recording {episodes} demonstrations",
         folder=out / "demonstrations",
         command=lambda: command,
-        expected_s=20 + 0.2 * episodes,
+        expected_s=20 + environment.episode_s * episodes,
     )
 
 

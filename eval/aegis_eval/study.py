@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from aegis_envs.recordable import TABLETOP, find_recordable
 from aegis_eval.checkpoints import NANO
 from aegis_eval.plain_data import (
     items,
@@ -25,20 +26,6 @@ from aegis_eval.plain_data import (
 from aegis_eval.probes import find_probe, require_graded
 
 Options = Mapping[str, Any]
-# What `aegis-record` accepts beside the folder and name of the dataset.
-RECORD_OPTIONS = (
-    "task",
-    "episodes",
-    "seed",
-    "kinds",
-    "phrasings",
-    "objects",
-    "cameras",
-    "image_size",
-    "fps",
-    "noise",
-    "video",
-)
 
 
 @dataclass(frozen=True)
@@ -141,7 +128,8 @@ class Study:
         baseline: Name of the arm with which the others are compared.
         learning_rates: Peak learning rates, `--policy.optimizer_lr`.
         seeds: Training seeds.
-        demonstrations: Options of `aegis-record`; None if there is a dataset.
+        demonstrations: Options of `aegis-record`, `env.type` among them unless it is the table; None if there is a
+            dataset.
         dataset: A dataset that exists; None if one is recorded.
         anchor: What the anchor is built from; None: each training finds or builds its own.
         probes: Questions before and after.
@@ -179,6 +167,16 @@ class Study:
             if arm.name == name:
                 return arm
         raise ValueError(f"There is no arm {name!r} in this study. Arms: {', '.join(a.name for a in self.arms)}.")
+
+
+def record_options(demonstrations: Options) -> tuple[str, ...]:
+    """What a study may tell `aegis-record`, beside the folder and name of the dataset.
+
+    Raises:
+        ValueError: If its `env.type` is none that can be recorded.
+    """
+    own = find_recordable(demonstrations.get("env.type", TABLETOP)).option_names()
+    return ("env.type", "episodes", "seed", "video", *own)
 
 
 def read_study(path: Path, *, quick: bool = False) -> Study:
@@ -297,7 +295,7 @@ def _check_study(study: Study) -> None:
             f"give exactly one; received {'both' if study.dataset else 'neither'}."
         )
     if study.demonstrations is not None:
-        refuse_unknown(study.demonstrations, RECORD_OPTIONS, "demonstrations")
+        refuse_unknown(study.demonstrations, record_options(study.demonstrations), "demonstrations")
         require(study.demonstrations, ("task", "episodes", "seed"), "demonstrations")
     counts = {
         "demonstrations.episodes": (study.demonstrations or {"episodes": 1})["episodes"],

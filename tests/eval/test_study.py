@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from aegis_envs.record import _parser as record_parser
+from aegis_envs.record import parse_options
 from aegis_eval.compare import repository_study
-from aegis_eval.study import RECORD_OPTIONS, make_study, read_study
+from aegis_eval.study import make_study, read_study, record_options
 
 from .studies import study_content
 
@@ -35,9 +35,21 @@ def test_the_demo_measures_what_it_always_did():
     ]
 
 
-def test_record_options_are_those_of_the_recorder():
-    known = {action.dest for action in record_parser()._actions}
-    assert set(RECORD_OPTIONS) <= known
+@pytest.mark.parametrize("environment", ["aegis_tabletop", "metaworld"])
+def test_record_options_are_those_of_the_recorder(environment):
+    options = vars(parse_options(["--root=data", f"--env.type={environment}"]))
+    known = {name.replace("env_type", "env.type") for name in options} - {"root", "repo_id", "resume"}
+    assert set(record_options({"env.type": environment})) == known
+
+
+def test_demonstrations_of_another_environment_have_its_options():
+    demonstrations = {"env.type": "metaworld", "task": "reach-v3", "episodes": 5, "seed": 0, "rendering": "fast"}
+    study = make_study(changed(demonstrations=demonstrations))
+    assert study.demonstrations == demonstrations
+    with pytest.raises(ValueError, match=r"Unknown in demonstrations: objects.*rendering"):
+        make_study(changed(demonstrations={**demonstrations, "objects": 3}))
+    with pytest.raises(ValueError, match=r"--env.type must be one of aegis_tabletop, metaworld.*'libero'"):
+        make_study(changed(demonstrations={**demonstrations, "env.type": "libero"}))
 
 
 def test_the_first_arm_is_the_baseline_unless_another_is_named():
