@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from aegis_eval.beginnings import initial_states, instructions
 from aegis_eval.jobs import Job, read_marker
 from aegis_eval.provenance import as_typed, commit, machine, versions
 from aegis_eval.run_result import Command, Curve, Curves, LayerCurve, ProbeResult, RunResult, rounded
@@ -23,7 +24,7 @@ from aegis_eval.stages import (
     shared_stages,
     training_folder,
 )
-from aegis_eval.study import Options, Study
+from aegis_eval.study import Study
 from aegis_eval.success import read_rollouts
 from aegis_eval.training_log import TrainingLog, read_training_log
 
@@ -54,14 +55,17 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
     successes: dict[str, dict[str, str]] = {}
     videos: dict[str, dict[str, list[str]]] = {}
     told: dict[str, dict[str, list[str]]] = {}
+    starts: dict[str, dict[str, list[list[float]]]] = {}
     for name, options in study.rollouts.sets.items():
         tasks = read_rollouts(rollouts_folder(acts, name, out))
         successes[name] = {task: _marks(found.successes) for task, found in tasks.items()}
-        videos[name], told[name] = {}, {}
+        videos[name], told[name], starts[name] = {}, {}, {}
         for task, found in tasks.items():
             kept = _keep(found.videos, study.rollouts.videos)
             videos[name][task] = [Path(os.path.relpath(video, out)).as_posix() for video in kept]
-            told[name][task] = _instructions(options, task, seed=study.rollouts.seed, count=len(kept))
+            seeds = range(study.rollouts.seed, study.rollouts.seed + len(found.successes))
+            told[name][task] = instructions(options, task, seeds=seeds[: len(kept)])
+            starts[name][task] = initial_states(options, task, seeds=seeds)
     return RunResult(
         arm=run.arm.name,
         lr=run.lr,
@@ -76,6 +80,7 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
         curves=_curves(log) if run.arm.of is None else Curves(),
         videos=videos,
         instructions=told,
+        initial_states=starts,
         facts=_facts(study, out),
         commands=_commands([*shared_stages(study, out)[:-1], *stages]),
         **_provenance(),
@@ -188,26 +193,6 @@ def _keep(videos: Sequence[Path], count: int) -> list[Path]:
     for video in videos[count:]:
         video.unlink(missing_ok=True)
     return [video for video in videos[:count] if video.is_file()]
-
-
-def _instructions(options: Options, task: str, *, seed: int, count: int) -> list[str]:
-    """What the robot is told in the first rollouts: an episode of our own environment is a function of its seed."""
-    if options["type"] != "aegis_tabletop" or not count:
-        return []
-    import gymnasium  # renders nothing, but loads MuJoCo
-
-    from aegis_envs import GYM_ID
-
-    given = {name: value for name, value in options.items() if name in ("kinds", "phrasings", "objects")}
-    environment = gymnasium.make(GYM_ID, task=task, cameras=(), **given)
-    try:
-        told = []
-        for episode in range(count):
-            environment.reset(seed=seed + episode)
-            told.append(str(environment.unwrapped.task_description))  # type: ignore[attr-defined]
-        return told
-    finally:
-        environment.close()
 
 
 def _facts(study: Study, out: Path) -> dict[str, str]:

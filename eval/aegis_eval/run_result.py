@@ -102,6 +102,7 @@ class RunResult:
         curves: What changed while it trained.
         videos: Set -> task -> films of the first episodes, relative to the output folder.
         instructions: Set -> task -> what the robot was told in those.
+        initial_states: Set -> task -> what each episode began with, where the environment says: see `beginnings`.
         facts: Counts for the reader, such as frames of the demonstrations.
         commands: Everything that ran for it.
     """
@@ -123,6 +124,7 @@ class RunResult:
     curves: Curves = Curves()
     videos: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     instructions: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    initial_states: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     commands: list[Command] = field(default_factory=list)
 
