@@ -16,7 +16,7 @@ from aegis_eval.study import read_study
 from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
 
 
-@pytest.mark.parametrize("name", ["default", "paper", "demo"])
+@pytest.mark.parametrize("name", ["default", "paper", "demo", "metaworld"])
 def test_a_training_configuration_parses_and_options_override_it(name, pytestconfig):
     file = pytestconfig.rootpath / f"configs/train/{name}.yaml"
     config = TrainPipelineConfig.from_pretrained(file, cli_args=["--policy.knowledge=none", "--steps=7"])
@@ -46,6 +46,12 @@ def test_an_evaluation_configuration_parses(name, kinds, pytestconfig, monkeypat
     assert config.eval.n_episodes == 100
 
 
+def test_metaworlds_configuration_evaluates_the_ten_tasks_of_mt10(pytestconfig, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lerobot-eval"])
+    config = draccus.parse(EvalPipelineConfig, pytestconfig.rootpath / "configs/eval/metaworld.yaml", args=[])
+    assert (config.env.type, config.env.task, config.env.image_size) == ("aegis_metaworld", "mt10", 96)
+
+
 STUDIES = [
     (path.stem, arm)
     for path in sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
@@ -67,6 +73,8 @@ def test_every_arm_of_a_study_is_one_that_lerobot_train_accepts(study, arm, pyte
 def test_every_set_of_a_study_is_an_environment(study, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lerobot-eval"])
     for options in read_study(study_file(study)).rollouts.sets.values():
+        if options["type"] == "aegis_metaworld":
+            pytest.importorskip("metaworld", reason="needs the extra metaworld: pip install -e '.[metaworld]'")
         config = EnvConfig.get_choice_class(options["type"])(**{k: v for k, v in options.items() if k != "type"})
         for task in config.create_envs(1).values():
             for environments in task.values():
