@@ -51,7 +51,7 @@ class Recordable:
         """The environment's options as Python names: `task`, `image_size`, ..."""
         parser = ArgumentParser(add_help=False)
         self.add_options(parser)
-        return tuple(action.dest for action in parser._actions)
+        return tuple(vars(parser.parse_args([])))
 
 
 def find_recordable(name: str) -> Recordable:

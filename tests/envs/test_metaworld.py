@@ -141,3 +141,13 @@ def test_several_tasks_become_a_suite_each():
     assert tuple(envs) == MT10
     assert [vector[0].call("task_description")[0] for vector in envs.values()] == [descriptions()[t] for t in MT10]
     close_envs(envs)
+
+
+@pytest.mark.slow
+def test_worker_processes_play_the_same_episodes_as_this_one():
+    config = make_env_config("aegis_metaworld", task="reach-v3", image_size=SIZE)
+    together, apart = make_env(config, n_envs=2), make_env(config, n_envs=2, use_async_envs=True)
+    pictures = [envs["reach-v3"][0].reset(seed=[3, 4])[0]["pixels"].copy() for envs in (together, apart)]
+    np.testing.assert_array_equal(*pictures)
+    close_envs(together)
+    close_envs(apart)
