@@ -10,12 +10,14 @@ subclass. What differs:
   LeRobot's shows there the goal of a draw that Meta-World has thrown away, until the first step.
 - Pictures are drawn without shadows and multisampling unless asked for, and by a renderer that makes its own OpenGL
   context current: gymnasium's does not, and draws in whichever was made last when there are several simulations in a
-  process. On one core of a CPU (`reach-v3`; differences of an image of 96 pixels from LeRobot's, of 255):
+  process. A control step with its picture on one core of a CPU (`reach-v3`), and the picture's mean difference from
+  LeRobot's, of 255 (made smaller by averaging for 96 pixels):
 
-      rendering   ms a picture of 96, 480 pixels   mean difference
-      fast                                 8, 25               7.7   no shadows, and the table a little darker
-      shadows                             28, 50               1.2
-      faithful                           100, 155                0   LeRobot's own
+      rendering   ms at 96, 480 pixels   difference at 96, 480
+      fast                      10,  20               7.7, 7.9   no shadows, and the table a little darker
+      shadows                   31,  48               1.3, 0.6
+      faithful                 105, 145               0.9, 0
+
 - A success ends the episode, and nothing is reset in secret.
 """
 
