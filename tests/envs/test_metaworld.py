@@ -6,11 +6,15 @@ import pytest
 pytest.importorskip("metaworld", reason="needs the extra metaworld: pip install -e '.[metaworld]'")
 
 import mujoco
+import torch
 from gymnasium.vector import SyncVectorEnv
 from lerobot.envs.configs import MetaworldEnv as LerobotConfig
 from lerobot.envs.factory import make_env, make_env_config
 from lerobot.envs.metaworld import MetaworldEnv as LerobotTask
 from lerobot.envs.utils import close_envs, env_to_policy_features, preprocess_observation
+from lerobot.scripts.lerobot_eval import rollout
+from lerobot.utils.constants import OBS_IMAGE
+from torch import nn
 
 from aegis_envs.metaworld.configuration import initial_states
 from aegis_envs.metaworld.demonstrations import expert_action
@@ -45,17 +49,47 @@ def test_a_seed_is_the_same_episode_whatever_was_played_before(push):
     assert not np.array_equal(push.reset(seed=4)[0]["pixels"], first["pixels"])
 
 
-def test_episodes_begin_alike_whatever_the_batch_size():
+class _Expert(nn.Module):
+    """Acts as the task's expert in each environment of a batch."""
+
+    def __init__(self, vector: SyncVectorEnv):
+        super().__init__()
+        self._vector = vector
+
+    def reset(self):
+        pass
+
+    def select_action(self, _observation):
+        return torch.from_numpy(np.stack([expert_action(env.unwrapped) for env in self._vector.envs]))
+
+
+def _episodes(*, batch: int, seeds: list[int]) -> tuple[list[np.ndarray], list[list[float]]]:
+    """Pictures (T, C, H, W) and initial state of each episode, batch after batch as `lerobot-eval` has them played."""
     config = make_env_config("aegis_metaworld", task="reach-v3", image_size=SIZE)
-    one, two = (make_env(config, n_envs=n)["reach-v3"][0] for n in (1, 2))
-    apart = [one.reset(seed=[seed])[0]["pixels"][0] for seed in (8, 9)]
-    together = two.reset(seed=[8, 9])[0]["pixels"]
-    np.testing.assert_array_equal(np.stack(apart), together)
-    states = [env.unwrapped.initial_state for env in two.envs]
-    assert states == initial_states("reach-v3", [8, 9])
-    assert states[0] != states[1]
-    for vector in (one, two):
-        vector.close()
+    vector = make_env(config, n_envs=batch)["reach-v3"][0]
+    pictures, states = [], []
+    for first in range(0, len(seeds), batch):
+        played = rollout(
+            vector, _Expert(vector), *[lambda x: x] * 4, seeds=seeds[first : first + batch], return_observations=True
+        )
+        assert played["success"].any(dim=1).all()
+        for row in range(batch):
+            steps = int(played["done"][row].int().argmax()) + 1
+            pictures.append(played["observation"][OBS_IMAGE][row, : steps + 1].numpy())
+        states += [env.unwrapped.initial_state for env in vector.envs]
+    vector.close()
+    return pictures, states
+
+
+def test_episodes_are_the_same_whatever_the_batch_size_and_however_long_the_others_of_a_batch_last():
+    seeds = [8, 9, 10, 11]
+    apart, states = _episodes(batch=1, seeds=seeds)
+    together, states_together = _episodes(batch=2, seeds=seeds)
+    assert len({len(episode) for episode in apart}) == len(seeds)  # or none would have to wait for another
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert states == states_together == initial_states("reach-v3", seeds)
+    assert len({tuple(state) for state in states}) == len(seeds)
 
 
 def test_the_first_picture_shows_what_the_next_ones_show(push):
@@ -76,7 +110,7 @@ def test_it_is_lerobots_environment_up_to_what_the_lights_do():
     action = np.array([0.3, -0.2, -0.5, 1.0], dtype=np.float32)
     theirs.reset(seed=3)
     expected, reward, *_ = theirs.step(action)
-    theirs._env.close()  # or ours would draw in its OpenGL context
+    theirs.close()
     previous = -1.0
     for rendering, largest in DIFFERENCES.items():
         ours = MetaworldTask("push-v3", rendering=rendering)
@@ -107,6 +141,24 @@ def test_features_are_what_preprocessing_makes_of_an_observation_and_lerobots_ow
     assert {k: tuple(v.shape) for k, v in features.items()} == {k: tuple(v.shape[1:]) for k, v in tensors.items()}
     vector.close()
     assert env_to_policy_features(make_env_config("aegis_metaworld")) == env_to_policy_features(LerobotConfig())
+
+
+def _course(env: MetaworldTask, *, seed: int) -> np.ndarray:
+    """Everything that is measured in the first steps of an episode that the expert plays."""
+    env.start(seed)
+    states = [np.append(_physics(env), env.initial_state)]
+    for _ in range(20):
+        env.advance(expert_action(env))
+        states.append(np.append(_physics(env), env.initial_state))
+    return np.stack(states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", sorted(descriptions()))
+def test_in_every_task_a_seed_is_the_same_course_as_in_an_environment_that_played_nothing(task):
+    used = MetaworldTask(task)
+    _course(used, seed=99)
+    np.testing.assert_array_equal(_course(used, seed=3), _course(MetaworldTask(task), seed=3))
 
 
 @pytest.mark.parametrize("task", MT10)
