@@ -5,11 +5,21 @@ An episode of these environments is a function of its seed, so nothing need be n
 
 from collections.abc import Sequence
 
-from aegis_envs.metaworld import configuration as metaworld
+from aegis_envs.metaworld.requirements import require_metaworld
 from aegis_envs.metaworld.tasks import descriptions
-from aegis_eval.study import Options
+from aegis_eval.study import Options, Study
 
 METAWORLD = ("aegis_metaworld", "metaworld")  # both draw the same state from a seed
+
+
+def require_environments(study: Study) -> None:
+    """Refuses a study whose rollouts cannot begin here, before anything is trained for them.
+
+    Raises:
+        ImportError: If a set is of Meta-World and its package is missing or does not work with the installed MuJoCo.
+    """
+    if any(options["type"] in METAWORLD for options in study.rollouts.sets.values()):
+        require_metaworld()
 
 
 def instructions(options: Options, task: str, *, seeds: Sequence[int]) -> list[str]:
@@ -42,6 +52,8 @@ def instructions(options: Options, task: str, *, seeds: Sequence[int]) -> list[s
 
 def initial_states(options: Options, task: str, *, seeds: Sequence[int]) -> list[list[float]]:
     """Positions of object and goal in metres at the start of Meta-World's episodes; empty for other environments."""
-    if options["type"] in METAWORLD and task in descriptions():
-        return metaworld.initial_states(task, seeds)
-    return []
+    if options["type"] not in METAWORLD or task not in descriptions():
+        return []
+    from aegis_envs.metaworld import configuration as metaworld  # loads LeRobot's environments, which takes seconds
+
+    return metaworld.initial_states(task, seeds)

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from aegis_envs import choose_gl_backend
+from aegis_eval.beginnings import require_environments
 from aegis_eval.display import Display, duration
 from aegis_eval.embed import check_document, embed_tables
 from aegis_eval.execution import Place, pending_stages, read_pretrained, read_results, share_stages
@@ -133,6 +134,7 @@ def compare(
     Raises:
         JobFailed: If a command that all runs need fails.
         ValueError: If results or folders hold the work of other settings.
+        ImportError: If an environment of the rollouts is not installed.
     """
     for document, name in into:
         try:
@@ -147,6 +149,8 @@ def compare(
     with alone_in(place.out):
         results = read_results(place, planned)
         pending = [run for run in wanted if run.name not in results]
+        if pending:
+            require_environments(place.study)
         stages = pending_stages(place, pending)
         with Display(
             stages, runs=len(wanted), done=len(wanted) - len(pending), workers=place.workers, console=console
@@ -171,7 +175,7 @@ def guarded(program: str, work: Any, *, console: Console) -> int:
         console.print(f"\n{program}: {error}", **FOR_PEOPLE)
         console.print(f"\nOnce that is mended, the same {program} goes on where it was.", **FOR_PEOPLE)
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         console.print(f"{program}: {error}", **FOR_PEOPLE)
         return 2
     except KeyboardInterrupt:

@@ -92,6 +92,17 @@ def test_a_second_comparison_in_one_folder_is_refused(made_up, capsys):
     assert "is at work in" in capsys.readouterr().out
 
 
+def test_an_environment_that_cannot_run_here_is_told_before_anything_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("aegis_envs.metaworld.requirements.TOO_NEW_MUJOCO", "0")  # then any version is too new
+    content = study_content(("naive",), rates=(1e-3,), seeds=(1000,))
+    content["rollouts"]["sets"] = {"metaworld": {"type": "aegis_metaworld", "task": "reach-v3"}}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert call(file) == 2
+    assert "pip install" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "demonstrations").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
