@@ -64,6 +64,7 @@ def _parser(environment: Recordable) -> argparse.ArgumentParser:
         "aegis-record --env.type=metaworld --help.",
         epilog="Example: aegis-record --repo-id=local/touch --root=data/touch --task=touch --episodes=500 --seed=0",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # of --env.type, which the first look would not have understood
     )
     add = parser.add_argument
     _add_type(parser)

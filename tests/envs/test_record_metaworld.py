@@ -106,6 +106,12 @@ def test_a_bad_option_ends_with_a_sentence_and_leaves_nothing_behind(options, to
     assert not (tmp_path / "data").exists()
 
 
+def test_an_environment_is_named_in_full_as_its_options_hang_on_it(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--env.typ=metaworld", f"--root={tmp_path / 'data'}"])
+    assert "unrecognized arguments: --env.typ=metaworld" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_is_recorded_trains_and_acts_in_our_environment_and_in_lerobots(recorded, tmp_path):
     root, _ = recorded
