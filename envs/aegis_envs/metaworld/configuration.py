@@ -9,7 +9,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig, MetaworldEnv
-from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
+from lerobot.envs.utils import freeze_after_episode_end
 
 from aegis_envs import choose_gl_backend
 from aegis_envs.metaworld.options import FULL_SIZE, MAX_STEPS, check_options
@@ -76,7 +76,10 @@ class AegisMetaworldEnv(MetaworldEnv):
         for task in parse_tasks(self.task):
             make = partial(make_task, task, **self.gym_kwargs)
             if use_async_envs and n_envs > 1:
-                # Worker processes only while their task is on, as LeRobot does it with its own environment.
+                # Worker processes only while their task is on, as LeRobot does it with its own environment. Imported
+                # here, as it is private there: were it renamed, all else of this plugin should still be found.
+                from lerobot.envs.utils import _LazyAsyncVectorEnv
+
                 suites[task] = {0: _LazyAsyncVectorEnv([make] * n_envs)}
             else:
                 makers = [freeze_after_episode_end(make)] * n_envs
