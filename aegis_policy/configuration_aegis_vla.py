@@ -8,6 +8,7 @@ from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS, SUBSPACES
+from aegis_policy.demonstrations import CHOOSE_CAMERAS
 from aegis_policy.knowledge.recipe import Recipe, recipe_of
 from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
 from aegis_policy.network.flow import SAMPLERS
@@ -68,6 +69,12 @@ class AegisVLAConfig(PreTrainedConfig):
     # Whether transformer layers of VLM and expert are computed again in the backward pass, in place of keeping what
     # they computed: less memory, a forward pass more for each backward pass.
     gradient_checkpointing: bool = False
+
+    # Of the data that it was trained on, filled in by training: what the numbers of action and state are called (by the
+    # former LeRobot orders a robot's joints), and actions a second.
+    action_feature_names: list[str] | None = None
+    state_feature_names: list[str] | None = None
+    demonstrated_fps: int | None = None
 
     # Actions predicted at once, and how many of them are carried out before the next look.
     chunk_size: int = 16
@@ -332,8 +339,12 @@ class AegisVLAConfig(PreTrainedConfig):
                 f"{sorted(self.input_features or {})}. Record observation.state, or start without init_from."
             )
         sizes = {key: f.shape for key, f in self.image_features.items() if f.type is FeatureType.VISUAL}
-        if any(len(shape) != 3 for shape in sizes.values()):
-            raise ValueError(f"Image features must have shape (channels, height, width): got {sizes}.")
+        rgb = [key for key, shape in sizes.items() if len(shape) == 3 and 3 in (shape[0], shape[2])]
+        if len(rgb) < len(sizes):
+            raise ValueError(
+                f"Image features must be RGB, of shape (3, height, width): got {sizes}. Leave a depth camera out. "
+                + CHOOSE_CAMERAS % next(iter(rgb), "observation.images.front")
+            )
 
     def get_optimizer_preset(self) -> AegisAdamWConfig:
         """AdamW that keeps each protected layer's anchor."""

@@ -23,6 +23,7 @@ from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.averaging import WeightAverages
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.demonstrations import meet_dataset
 from aegis_policy.knowledge.controller import PenaltyController
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
@@ -61,14 +62,16 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
     name = "aegis_vla"
 
     def __init__(
-        self, config: AegisVLAConfig, *, from_checkpoint: bool = False, adapters_follow: bool = False, **_: Any
-    ):
+        self, config: AegisVLAConfig, *, from_checkpoint: bool = False, adapters_follow: bool = False,
+        dataset_meta: Any = None, **_: Any,
+    ):  # fmt: skip
         """Builds the policy; weights come from `init_from` or `backbone` unless a checkpoint brings them.
 
         Where adapters of a checkpoint follow, the anchor is only looked for once they train on.
         """
         super().__init__(config)
         config.validate_features()
+        meet_dataset(config, dataset_meta)
         if config.init_from and not from_checkpoint:
             order_cameras(config)
         self.backbone = load_backbone(config, weights=not from_checkpoint)
