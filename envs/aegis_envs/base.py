@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from aegis_envs.episode import draw_episode
 from aegis_envs.instructions import CHOICES
 from aegis_envs.layout import KINDS, MAX_OBJECTS
+from aegis_envs.randomization import Randomization, draw_randomization, parse_randomize
 from aegis_envs.rendering import Cameras
 from aegis_envs.robot import robot_spec
 from aegis_envs.scene import CAMERAS, FRONT
@@ -41,6 +42,9 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         kinds: Which colour-shape combinations are asked for: `shown`, `never_shown` or `all`.
         phrasings: Which instructions are drawn: `shown`, `never_shown`, `all` of these, or (touch alone) `questions`.
         objects: How many graspable objects stand on the table.
+        randomize: What of the world is drawn anew in each episode: `none`, `all`, or some of `lights`, `textures`,
+            `camera`, `dynamics`, `latency`, `backlash`, separated by commas. What was drawn is
+            in the `info` of `reset` (randomization.py).
         obs_type: `pixels_agent_pos`, or `pixels` to leave the joint positions out.
         max_steps: Control steps until an episode is cut off; by default each task's own limit.
         control_hz: Control steps a second.
@@ -61,6 +65,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         kinds: str = "shown",
         phrasings: str = "shown",
         objects: int = 3,
+        randomize: str = "none",
         obs_type: str = "pixels_agent_pos",
         max_steps: int | None = None,
         control_hz: int = CONTROL_HZ,
@@ -68,7 +73,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
     ):
         check_options(
             cameras=cameras, image_size=image_size, kinds=kinds, phrasings=phrasings, objects=objects,
-            obs_type=obs_type, max_steps=max_steps, control_hz=control_hz,
+            randomize=randomize, obs_type=obs_type, max_steps=max_steps, control_hz=control_hz,
         )  # fmt: skip
         if render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be 'rgb_array', the only one there is; got {render_mode!r}.")
@@ -81,6 +86,8 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         self.has_joints = obs_type == "pixels_agent_pos"
         self.image_size = image_size
         self.kinds, self.phrasings, self.objects, self.control_hz = kinds, phrasings, objects, control_hz
+        self._randomized = parse_randomize(randomize)
+        self.randomization = Randomization()
         self._limits_steps = {t.name: max_steps or round(t.seconds * control_hz) for t in self.tasks}
         self.current_task: Task = self.tasks[0]
         self.task_description = ""
@@ -121,9 +128,11 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
             self.np_random, self.tasks, objects=self.objects, kinds=self.kinds, phrasings=self.phrasings
         )
         self.current_task, self.task_description = episode.task, episode.instruction
-        self.simulation.reset(episode.layout, to_radians(episode.home))
+        self.randomization = draw_randomization(self.np_random, self._randomized, objects=self.objects)
+        self.simulation.reset(episode.layout, to_radians(episode.home), self.randomization)
         self._steps = 0
-        return self.observe(), self._info(Verdict.ONGOING)
+        info = self._info(Verdict.ONGOING)
+        return self.observe(), info | ({"randomization": self.randomization.record()} if self._randomized else {})
 
     def step(self, action: NDArray[Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Moves the servos' targets to `action` (6,), clipped to their ranges, for one control step.
@@ -180,6 +189,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
                 discs=discs,
                 image_size=max(RENDER_SIZE, self.image_size),
                 control_hz=self.control_hz,
+                table_patterns="textures" in self._randomized,
             )
             self._simulations[discs] = (simulation, Cameras(simulation.model))
         return self._simulations[discs]
@@ -189,8 +199,8 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
 
 
 def check_options(
-    *, cameras: Sequence[str], image_size: int, kinds: str, phrasings: str, objects: int, obs_type: str,
-    max_steps: int | None, control_hz: int,
+    *, cameras: Sequence[str], image_size: int, kinds: str, phrasings: str, objects: int, randomize: str,
+    obs_type: str, max_steps: int | None, control_hz: int,
 ) -> None:  # fmt: skip
     """Raises a ValueError with the valid choices if an option of the environment is none of them."""
     if obs_type not in OBS_TYPES:
@@ -210,6 +220,7 @@ def check_options(
             f"objects must be 2 to {MAX_OBJECTS}: with one there is nothing to tell apart, and more find no room "
             f"within the arm's reach; got {objects}."
         )
+    parse_randomize(randomize)
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, or None for each task's own limit; got {max_steps}.")
     if control_hz not in (10, 20):

@@ -30,6 +30,8 @@ class AegisTabletopEnv(EnvConfig):
         kinds: Colour-shape combinations of the objects asked for: `shown`, `never_shown` or `all`.
         phrasings: Instructions: `shown`, `never_shown`, `all` of these, or (touch alone) `questions`.
         objects: Graspable objects on the table, 2 to 5.
+        randomize: What of the world is drawn anew in each episode: `none`, `all`, or some of `lights`, `textures`,
+            `camera`, `dynamics`, `latency`, `backlash`, separated by commas.
         obs_type: `pixels_agent_pos`, or `pixels` to leave the joint positions out.
     """
 
@@ -41,6 +43,7 @@ class AegisTabletopEnv(EnvConfig):
     kinds: str = "shown"
     phrasings: str = "shown"
     objects: int = 3
+    randomize: str = "none"
     obs_type: str = "pixels_agent_pos"
     features: dict[str, PolicyFeature] = field(
         default_factory=lambda: {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(len(JOINTS),))}
@@ -118,5 +121,6 @@ class AegisTabletopEnv(EnvConfig):
             "kinds": self.kinds,
             "phrasings": self.phrasings,
             "objects": self.objects,
+            "randomize": self.randomize,
             "obs_type": self.obs_type,
         }

@@ -50,6 +50,7 @@ class TabletopDemonstrator:
                 kinds=options.kinds,
                 phrasings=options.phrasings,
                 objects=options.objects,
+                randomize=options.randomize,
                 control_hz=options.fps,
             )
             for task in parse_tasks(options.task)
@@ -116,4 +117,4 @@ def demonstrate(env: TabletopEnv, kinematics: ArmKinematics, *, seed: int, episo
         lambda episode_seed: attempt(env, kinematics, seed=episode_seed, noise=noise),
         seed=seed, episode=episode, task=env.task, noise=noise,
     )  # fmt: skip
-    return Demonstration(env.task_description, frames, failures)
+    return Demonstration(env.task_description, frames, failures, env.randomization.record())

@@ -4,7 +4,7 @@ A demonstrator belongs to one recording. Episode k is a pure function of the rec
 interrupted recording goes on exactly where it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ class Demonstration(NamedTuple):
     instruction: str
     frames: list[Frame]
     failures: int  # episodes that the expert failed before this one
+    randomization: Mapping[str, Any] = {}  # what was drawn of the world; empty where it is nominal
 
 
 class Demonstrator(Protocol):

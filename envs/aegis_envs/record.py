@@ -102,6 +102,8 @@ def record(options: argparse.Namespace) -> LeRobotDataset:
                     dataset.add_frame(_dataset_frame(frame.observation, frame.action, demonstration.instruction))
                 dataset.save_episode()
                 log["failures"][task] = log["failures"].get(task, 0) + demonstration.failures
+                if demonstration.randomization:
+                    log.setdefault("randomization", []).append(demonstration.randomization)
                 progress.update(bar, advance=1, failed=sum(log["failures"].values()))
     finally:
         demonstrator.close()

@@ -70,6 +70,13 @@ def _tabletop_options(parser: ArgumentParser) -> None:
     _add(parser, "kinds", default="shown", help="objects asked for: shown, never_shown or all")
     _add(parser, "phrasings", default="shown", help="instructions: shown, never_shown, all, questions")
     _add(parser, "objects", type=int, default=3, help="graspable objects on the table, 2 to 5")
+    _add(
+        parser,
+        "randomize",
+        default="none",
+        help="what is drawn anew in each episode: none, all, or some of lights, textures, camera, dynamics, latency, "
+        "backlash, separated by commas",
+    )
     _add(parser, "cameras", default="front", help="front, wrist or front,wrist")
     _add(parser, "image-size", type=int, default=96, help="pixels")
     _add(parser, "fps", type=int, default=10, help="control steps a second, 10 or 20")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from aegis_envs.looks import add_table_patterns
 from aegis_envs.objects import COLOURS, TARGET_SHAPE, ObjectKind
 from aegis_envs.robot import robot_spec
 
@@ -60,9 +61,14 @@ class Layout:
     discs: tuple[Placement, ...] = ()
 
 
-def build_model(*, objects: int, discs: int, image_size: int) -> mujoco.MjModel:
-    """Compiles the table with that many object and disc slots, for images up to `image_size` pixels."""
+def build_model(*, objects: int, discs: int, image_size: int, table_patterns: bool = False) -> mujoco.MjModel:
+    """Compiles the table with that many object and disc slots, for images up to `image_size` pixels.
+
+    `table_patterns` adds the materials that an episode may give the table (looks.py).
+    """
     spec = robot_spec()
+    if table_patterns:
+        add_table_patterns(spec)
     spec.option.timestep = TIMESTEP
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     visual = spec.visual
@@ -151,10 +157,15 @@ def _add_object_slot(spec: mujoco.MjSpec, slot: int) -> None:
     )
 
 
-def write_layout(model: mujoco.MjModel, data: mujoco.MjData, layout: Layout) -> None:
-    """Resets `data` and puts a layout's things into the model's slots, of which there must be as many."""
+def write_layout(
+    model: mujoco.MjModel, data: mujoco.MjData, layout: Layout, *, masses: tuple[float, ...] | None = None
+) -> None:
+    """Resets `data` and puts a layout's things into the model's slots, of which there must be as many.
+
+    `masses` are factors of the objects' mass.
+    """
     for slot, placement in enumerate(layout.objects):
-        _write_kind(model, slot, placement.kind)
+        _write_kind(model, slot, placement.kind, OBJECT_MASS * (masses[slot] if masses else 1.0))
     mujoco.mj_setConst(model, data)
     mujoco.mj_resetData(model, data)
     for slot, placement in enumerate(layout.objects):
@@ -167,20 +178,21 @@ def write_layout(model: mujoco.MjModel, data: mujoco.MjData, layout: Layout) -> 
         data.mocap_pos[model.body(name).mocapid[0]] = (placement.x, placement.y, DISC_HALF_HEIGHT)
 
 
-def _write_kind(model: mujoco.MjModel, slot: int, kind: ObjectKind) -> None:
+def _write_kind(model: mujoco.MjModel, slot: int, kind: ObjectKind, mass: float) -> None:
     geom = model.geom(object_name(slot))
     geom.type, geom.size = _SIZES[kind.shape]
     geom.rgba = (*COLOURS[kind.colour], 1.0)
-    model.body(object_name(slot)).inertia = _inertia(kind.shape)
+    body = model.body(object_name(slot))
+    body.mass, body.inertia = mass, _inertia(kind.shape, mass)
 
 
-def _inertia(shape: str) -> tuple[float, float, float]:
-    """Principal moments of a homogeneous solid of `OBJECT_MASS`, kg m^2."""
+def _inertia(shape: str, mass: float) -> tuple[float, float, float]:
+    """Principal moments of a homogeneous solid, kg m^2."""
     if shape == "cube":
-        moment = OBJECT_MASS * (2 * CUBE_HALF) ** 2 / 6
+        moment = mass * (2 * CUBE_HALF) ** 2 / 6
         return (moment,) * 3
     if shape == "ball":
-        moment = 0.4 * OBJECT_MASS * BALL_RADIUS**2
+        moment = 0.4 * mass * BALL_RADIUS**2
         return (moment,) * 3
-    across = OBJECT_MASS * (3 * CYLINDER_RADIUS**2 + (2 * CYLINDER_HALF_HEIGHT) ** 2) / 12
-    return (across, across, OBJECT_MASS * CYLINDER_RADIUS**2 / 2)
+    across = mass * (3 * CYLINDER_RADIUS**2 + (2 * CYLINDER_HALF_HEIGHT) ** 2) / 12
+    return (across, across, mass * CYLINDER_RADIUS**2 / 2)

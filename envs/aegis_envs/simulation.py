@@ -6,7 +6,10 @@ What tasks judge and experts see is asked here; nothing above this file reads Mu
 import mujoco
 import numpy as np
 
+from aegis_envs.looks import Looks
+from aegis_envs.randomization import ARM_JOINTS, Randomization
 from aegis_envs.scene import HALF_HEIGHT, TIMESTEP, Layout, build_model, disc_name, object_name, write_layout
+from aegis_envs.servos import Servos
 from aegis_envs.units import JOINTS, Array
 
 _SLICES = 5  # contacts are looked for, and the servo's target moves on, this often in a control step
@@ -24,23 +27,27 @@ class Simulation:
         bumped: Object slots that any part of the arm, gripper included, touched in that time.
     """
 
-    def __init__(self, *, objects: int, discs: int, image_size: int, control_hz: int):
-        self.model = build_model(objects=objects, discs=discs, image_size=image_size)
+    def __init__(self, *, objects: int, discs: int, image_size: int, control_hz: int, table_patterns: bool = False):
+        self.model = build_model(objects=objects, discs=discs, image_size=image_size, table_patterns=table_patterns)
         self.data = mujoco.MjData(self.model)
         self.layout = Layout(objects=())
         self.touched: set[int] = set()
         self.bumped: set[int] = set()
         self._substeps = round(1 / (control_hz * TIMESTEP * _SLICES))
         self._joints = [self.model.joint(name).qposadr[0] for name in JOINTS]
+        self._looks, self._servos, self._time_step = Looks(self.model), Servos(), 0
         self._limits = self.model.actuator_ctrlrange.T.copy()  # (2, 6) radians
         self._slot_of_geom = {self.model.geom(object_name(i)).id: i for i in range(objects)}
         self._gripper_geoms = self._geoms_below("gripper")
         self._arm_geoms = self._geoms_below("base")
 
-    def reset(self, layout: Layout, joints: Array) -> None:
-        """Starts from a layout with the arm at rest at `joints` (6,) in radians."""
+    def reset(self, layout: Layout, joints: Array, randomization: Randomization | None = None) -> None:
+        """Starts from a layout with the arm at rest at `joints` (6,) in radians, in a world as it was drawn."""
+        drawn = randomization or Randomization()
         self.layout = layout
-        write_layout(self.model, self.data, layout)
+        self._looks.write(drawn)
+        write_layout(self.model, self.data, layout, masses=drawn.dynamics.masses if drawn.dynamics else None)
+        self._reset_servos(drawn, joints)
         self.data.qpos[self._joints] = joints
         self.data.ctrl[:] = joints
         mujoco.mj_forward(self.model, self.data)
@@ -48,23 +55,31 @@ class Simulation:
 
     def advance(self, target: Array) -> None:
         """Simulates one control step in which the servos' targets move to `target` (6,) in radians."""
-        start = self.data.ctrl.copy()
+        start = self._servos.aimed
         target = np.clip(target, *self._limits)
         self.forget_contacts()
         for i in range(1, _SLICES + 1):
-            self.data.ctrl[:] = start + (target - start) * i / _SLICES
+            self._servos.aim(start + (target - start) * i / _SLICES, self._time_step)
             self.run(self._substeps)
 
     def aim(self, target: Array) -> None:
         """Sets the servos' targets to `target` (6,) in radians, clipped to their ranges, from the next step on."""
-        self.data.ctrl[:] = np.clip(target, *self._limits)
+        self._servos.aim(np.clip(target, *self._limits), self._time_step)
 
     def run(self, steps: int) -> None:
         """Simulates so many time steps in which the servos' targets stay, then looks for contacts."""
+        self.data.ctrl[:] = self._servos.hear(self._time_step)
         mujoco.mj_step(self.model, self.data, steps)
+        self._time_step += steps
         self._note_contacts()
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
+
+    def _reset_servos(self, drawn: Randomization, joints: Array) -> None:
+        self._time_step = 0
+        latency = round(drawn.latency.seconds / TIMESTEP) if drawn.latency else 0
+        play = np.radians([*drawn.backlash.play, *[0.0] * (len(JOINTS) - ARM_JOINTS)]) if drawn.backlash else None
+        self._servos.reset(joints, latency_steps=latency, play=play)
 
     def forget_contacts(self) -> None:
         """From here on, `touched` and `bumped` are what touches from here on."""

@@ -279,3 +279,23 @@ def test_bad_options_and_actions_are_refused_with_what_would_do(make_sim) -> Non
         robot.send_action(dict.fromkeys(FEATURE_NAMES[:5], 0.0))
     with pytest.raises(ValueError, match="finite"):
         robot.send_action(dict.fromkeys(FEATURE_NAMES, float("nan")))
+
+
+def test_a_randomised_scene_is_that_of_the_environment_and_the_report_says_what_was_drawn(make_sim, tmp_path) -> None:
+    robot, clock = make_sim(randomize="all", seed=4, cameras="front", image_size=64, report=tmp_path / "report.json")
+    env = TabletopEnv("touch", image_size=64, randomize="all")
+    image = env.reset(seed=4)[0]["pixels"]["front"]
+    env.close()
+    np.testing.assert_array_equal(robot.get_observation()["front"], image)
+    start = joints_of(robot.get_observation())
+    robot.send_action(action_of(start + np.array([10, 0, 0, 0, 0, 0])))
+    latency, before = env.randomization.record()["latency"]["seconds"], robot._environment.simulation.joints[0]
+    turned = []
+    for seconds in (latency / 2, latency / 2 + 0.2):
+        clock.pass_(seconds)
+        robot.joint_positions()
+        turned.append(np.degrees(robot._environment.simulation.joints[0] - before))
+    assert abs(turned[0]) < 0.1 < 5 < turned[1]  # degrees: first it has not heard of it yet
+    robot.disconnect()
+    drawn = json.loads((tmp_path / "report.json").read_text())["episodes"][0]["randomization"]
+    assert drawn == json.loads(json.dumps(env.randomization.record()))

@@ -154,3 +154,16 @@ def test_a_new_policy_is_trained_on_statistics_that_are_mended(tiny_folder, tmp_
         make_policy(config, ds_meta=data.meta)
     assert "Never moves in the data, and is learned as a constant: action gripper.pos" in _warnings(caplog)[0]
     assert data.meta.stats["action"]["std"][5] == 1  # those that lerobot-train hands to the preprocessor next
+
+
+def test_acting_without_a_camera_is_refused_at_the_first_observation(trained):
+    config = AegisVLAConfig.from_pretrained(trained)
+    preprocessor, _ = make_pre_post_processors(config, pretrained_path=str(trained))
+    seen = {
+        "observation.images.front": torch.rand(1, 3, 48, 64),
+        "observation.state": torch.zeros(1, 6),
+        "task": ["go"],
+    }
+    with pytest.raises(ValueError, match=r"lacks \['observation.images.wrist'\].*--rename_map"):
+        preprocessor(seen)
+    preprocessor({**seen, "observation.images.wrist": torch.rand(1, 3, 480, 640)})  # of any size

@@ -108,7 +108,7 @@ class AegisSO101Sim(Robot):
         self.report.write()  # now rather than after an episode; and a former run's is not taken for this one's
         self._env = TabletopEnv(
             config.task, cameras=config.camera_names, image_size=config.image_size, kinds=config.kinds,
-            phrasings=config.phrasings, objects=config.objects,
+            phrasings=config.phrasings, objects=config.objects, randomize=config.randomize,
         )  # fmt: skip
         self._first_seen: Array | None = None
         self._next_seed = config.seed
@@ -199,7 +199,7 @@ class AegisSO101Sim(Robot):
         env = self._environment
         env.reset(seed=seed)
         self._was_away = False
-        self._episode = EpisodeRecord(seed, env.task, env.task_description)
+        self._episode = EpisodeRecord(seed, env.task, env.task_description, randomization=env.randomization.record())
         self._time = RealTime(env.simulation, self._judge, clock=self._clock)
         logger.info("Scene of seed %d: %r.", seed, self.instruction)
 

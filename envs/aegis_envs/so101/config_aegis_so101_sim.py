@@ -28,6 +28,7 @@ class AegisSO101SimConfig(RobotConfig):
         kinds: As in `aegis_tabletop`.
         phrasings: As in `aegis_tabletop`.
         objects: As in `aegis_tabletop`.
+        randomize: As in `aegis_tabletop`.
         episode_seconds: How long an episode may take from its first action on; None: each task's own limit.
         max_relative_target: As in `so101_follower`: how far, in degrees or gripper percent, a target may be from where
             the joint is; one number or one a joint. None: any.
@@ -42,6 +43,7 @@ class AegisSO101SimConfig(RobotConfig):
     kinds: str = "shown"
     phrasings: str = "shown"
     objects: int = 3
+    randomize: str = "none"
     episode_seconds: float | None = None
     max_relative_target: float | dict[str, float] | None = None
     report: Path | None = None
@@ -60,7 +62,8 @@ class AegisSO101SimConfig(RobotConfig):
         parse_tasks(self.task)
         check_options(
             cameras=self.camera_names, image_size=self.image_size, kinds=self.kinds, phrasings=self.phrasings,
-            objects=self.objects, obs_type="pixels_agent_pos", max_steps=None, control_hz=CONTROL_HZ,
+            objects=self.objects, randomize=self.randomize, obs_type="pixels_agent_pos", max_steps=None,
+            control_hz=CONTROL_HZ,
         )  # fmt: skip
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more; got {self.seed}.")

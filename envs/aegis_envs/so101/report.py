@@ -5,13 +5,15 @@
 
 `verdict` is `success`, `failure`, `timeout`, or `unfinished` where the robot was disconnected before; `seconds` is
 simulated time from the first action to the verdict; `sent_at_s` says when each action arrived, on the wall clock, from
-the first one on: the control loop's jitter. Unfinished episodes are not in the rate.
+the first one on: the control loop's jitter; `randomization`, where it was asked for, what was drawn of the world.
+Unfinished episodes are not in the rate.
 """
 
 import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 UNFINISHED, TIMEOUT = "unfinished", "timeout"
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ class EpisodeRecord:
     verdict: str = UNFINISHED
     seconds: float = 0.0
     sent_at_s: list[float] = field(default_factory=list)
+    randomization: dict[str, Any] = field(default_factory=dict)
 
 
 class Report:
@@ -72,4 +75,7 @@ class Report:
         """Plain data for JSON; without a judged episode the rate is null."""
         rate = self.successes / self.judged if self.judged else None
         episodes = [asdict(e) | {"sent_at_s": [round(t, 4) for t in e.sent_at_s]} for e in self.episodes]
+        for episode in episodes:
+            if not episode["randomization"]:
+                del episode["randomization"]
         return {"episodes": episodes, "judged": self.judged, "successes": self.successes, "success_rate": rate}
