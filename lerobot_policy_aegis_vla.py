@@ -1,5 +1,6 @@
 """The module that LeRobot's plugin discovery imports: registers the policy, the environments and the robots."""
 
+import aegis_envs.aloha.configuration  # EnvConfig `aegis_aloha`
 import aegis_envs.configuration_aegis_envs  # EnvConfig `aegis_tabletop`
 import aegis_envs.metaworld.configuration  # EnvConfig `aegis_metaworld`
 import aegis_envs.safety.config_aegis_guarded  # RobotConfig `aegis_guarded`

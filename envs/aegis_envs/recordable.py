@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from aegis_envs.aloha.requirements import require_aloha
 from aegis_envs.demonstrator import Demonstrator
 from aegis_envs.metaworld.requirements import require_metaworld
 
@@ -122,6 +123,33 @@ def _metaworld_options(parser: ArgumentParser) -> None:
     )
 
 
+def _aloha_options(parser: ArgumentParser) -> None:
+    _add(parser, "task", default="AlohaTransferCube-v0", help="AlohaTransferCube-v0, AlohaInsertion-v0, or both: a,b")
+    _add(
+        parser,
+        "image-size",
+        type=int,
+        default=480,
+        help="height in pixels, divisible by 3; LeRobot's environment has 480 (and 640 columns), which a policy then "
+        "makes smaller. 120 stores a sixteenth",
+    )
+    _add(
+        parser,
+        "rendering",
+        default="faithful",
+        help="faithful (the pictures of LeRobot's environment), shadows (half the time) or fast (a sixth, no shadows: "
+        "those of aegis_aloha)",
+    )
+    _add(
+        parser,
+        "noise",
+        type=float,
+        default=0.0,
+        help="standard deviation in degrees of a disturbance of each arm joint that is executed but not recorded, so "
+        "that the data shows how to recover; 0 records undisturbed experts",
+    )
+
+
 def _add(parser: ArgumentParser, name: str, **settings: Any) -> None:
     parser.add_argument(f"--{name}", f"--env.{name.replace('-', '_')}", **settings)
 
@@ -133,10 +161,19 @@ _METAWORLD = Recordable(
     episode_s=3.0,
     require=require_metaworld,
 )
+_ALOHA = Recordable(
+    "local/aloha",
+    _aloha_options,
+    "aegis_envs.aloha.demonstrations:AlohaDemonstrator",
+    episode_s=60.0,
+    require=require_aloha,
+)
 RECORDABLE = {
     TABLETOP: Recordable(
         "local/tabletop", _tabletop_options, "aegis_envs.demonstrations:TabletopDemonstrator", episode_s=0.2
     ),
     "metaworld": _METAWORLD,
     "aegis_metaworld": _METAWORLD,  # the same episodes and features: see aegis_envs/metaworld/env.py
+    "aloha": _ALOHA,
+    "aegis_aloha": _ALOHA,
 }

@@ -7,6 +7,7 @@ worker processes of a vector environment never inherit one), and closed explicit
 import atexit
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -18,6 +19,16 @@ _EXPENSIVE = (
     mujoco.mjtRndFlag.mjRND_SKYBOX,
     mujoco.mjtRndFlag.mjRND_HAZE,
 )
+_INVISIBLE = (mujoco.mjtRndFlag.mjRND_REFLECTION,)  # takes time, and no pixel of these suites shows it
+
+
+class _Quality(NamedTuple):
+    samples: int  # a pixel
+    shadow_map: int  # texels a side
+
+
+# How pictures of other people's suites are drawn; None leaves the model as it was made, 4 samples and 4096 texels.
+_QUALITIES = {"fast": _Quality(0, 0), "shadows": _Quality(0, 1024), "faithful": None}
 
 
 class Cameras:
@@ -31,18 +42,18 @@ class Cameras:
     def __init__(self, model: mujoco.MjModel, *, left_out: Sequence[mujoco.mjtRndFlag] = _EXPENSIVE):
         self._model = model
         self._left_out = tuple(left_out)
-        self._renderers: dict[int, mujoco.Renderer] = {}
+        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._option = mujoco.MjvOption()
 
-    def frame(self, data: mujoco.MjData, camera: str, *, size: int) -> NDArray[np.uint8]:
-        """An RGB image (size, size, 3) of the camera."""
-        renderer = self._renderer(size)
+    def frame(self, data: mujoco.MjData, camera: str, *, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+        """An RGB image (height, width, 3) of the camera; one number is both."""
+        renderer = self._renderer(size if isinstance(size, tuple) else (size, size))
         self._update(renderer, data, camera)
         return renderer.render()
 
     def object_ids(self, data: mujoco.MjData, camera: str, *, size: int) -> NDArray[np.int32]:
         """The geom id (size, size) that each pixel shows, -1 for none."""
-        renderer = self._renderer(size)
+        renderer = self._renderer((size, size))
         renderer.enable_segmentation_rendering()
         try:
             self._update(renderer, data, camera)
@@ -56,10 +67,10 @@ class Cameras:
         """Frees the OpenGL contexts. Images may be asked for again afterwards."""
         _close_all(self._renderers)
 
-    def _renderer(self, size: int) -> mujoco.Renderer:
+    def _renderer(self, size: tuple[int, int]) -> mujoco.Renderer:
         if size not in self._renderers:
             try:
-                self._renderers[size] = mujoco.Renderer(self._model, height=size, width=size)
+                self._renderers[size] = mujoco.Renderer(self._model, *size)
             except mujoco.FatalError as error:
                 raise RuntimeError(
                     "MuJoCo has no OpenGL to draw with. On a machine without a screen set MUJOCO_GL=egl (or osmesa) "
@@ -75,10 +86,29 @@ class Cameras:
             renderer.scene.flags[flag] = 0
 
 
-def _close_all(renderers: dict[int, mujoco.Renderer]) -> None:
+def _close_all(renderers: dict[tuple[int, int], mujoco.Renderer]) -> None:
     for renderer in renderers.values():
         renderer.close()
     renderers.clear()
+
+
+def suite_cameras(model: mujoco.MjModel, rendering: str) -> Cameras:
+    """Cameras of another suite's model, drawn `fast`, with `shadows` or `faithful` to it; changes its `vis.quality`."""
+    quality = _QUALITIES[rendering]
+    if quality is None:
+        return Cameras(model, left_out=())
+    model.vis.quality.offsamples = quality.samples  # MuJoCo reads it once, when it makes the OpenGL context
+    model.vis.quality.shadowsize = quality.shadow_map
+    return Cameras(model, left_out=_INVISIBLE)
+
+
+def averaged(image: NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
+    """Each square of `samples` x `samples` pixels of an image (height, width, 3) as one."""
+    if samples == 1:
+        return image
+    height, width = image.shape[0] // samples, image.shape[1] // samples
+    squares = image.reshape(height, samples, width, samples, 3)
+    return np.round(squares.mean(axis=(1, 3))).astype(np.uint8)
 
 
 def project(model: mujoco.MjModel, data: mujoco.MjData, camera: str, point: NDArray[np.float64]) -> tuple[float, float]:

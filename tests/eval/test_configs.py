@@ -6,9 +6,11 @@ from pathlib import Path
 
 import draccus
 import pytest
+from lerobot.configs import NormalizationMode
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import env_to_policy_features
 
 import lerobot_policy_aegis_vla  # noqa: F401  registers the policy and the environment
 from aegis_eval.stages import as_options, config_folder
@@ -16,7 +18,7 @@ from aegis_eval.study import read_study
 from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
 
 
-@pytest.mark.parametrize("name", ["default", "paper", "demo", "metaworld"])
+@pytest.mark.parametrize("name", ["default", "paper", "demo", "metaworld", "aloha", "libero"])
 def test_a_training_configuration_parses_and_options_override_it(name, pytestconfig):
     file = pytestconfig.rootpath / f"configs/train/{name}.yaml"
     config = TrainPipelineConfig.from_pretrained(file, cli_args=["--policy.knowledge=none", "--steps=7"])
@@ -50,6 +52,16 @@ def test_metaworlds_configuration_evaluates_the_ten_tasks_of_mt10(pytestconfig, 
     monkeypatch.setattr(sys, "argv", ["lerobot-eval"])
     config = draccus.parse(EvalPipelineConfig, pytestconfig.rootpath / "configs/eval/metaworld.yaml", args=[])
     assert (config.env.type, config.env.task, config.env.image_size) == ("aegis_metaworld", "mt10", 96)
+
+
+def test_alohas_configurations_have_the_horizon_and_the_camera_of_act(pytestconfig, monkeypatch):
+    policy = TrainPipelineConfig.from_pretrained(pytestconfig.rootpath / "configs/train/aloha.yaml", cli_args=[]).policy
+    assert (policy.chunk_size, policy.n_action_steps) == (100, 100)
+    assert policy.normalization_mapping["ACTION"] is policy.normalization_mapping["STATE"] is NormalizationMode.MEAN_STD
+    monkeypatch.setattr(sys, "argv", ["lerobot-eval"])
+    config = draccus.parse(EvalPipelineConfig, pytestconfig.rootpath / "configs/eval/aloha.yaml", args=[])
+    assert (config.env.type, config.env.episode_length) == ("aloha", 400)
+    assert env_to_policy_features(config.env)["observation.images.top"].shape == (3, 480, 640)
 
 
 STUDIES = [

@@ -23,7 +23,7 @@ def test_discovery_imports_the_plugin_and_registers_policy_and_environment(caplo
     register_third_party_plugins()
     assert not [r for r in caplog.records if NAME in r.getMessage() and r.levelname == "ERROR"]
     assert "aegis_vla" in PreTrainedConfig.get_known_choices()
-    assert {"aegis_tabletop", "aegis_metaworld"} <= set(EnvConfig.get_known_choices())
+    assert {"aegis_tabletop", "aegis_metaworld", "aegis_aloha"} <= set(EnvConfig.get_known_choices())
 
 
 def test_lerobots_factories_find_config_and_policy():

@@ -24,7 +24,7 @@ subclass. What differs:
 - A success ends the episode and the environment stays there: LeRobot's draws the next one at once.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import mujoco
@@ -33,19 +33,9 @@ from lerobot.envs.metaworld import MetaworldEnv
 from numpy.typing import NDArray
 
 from aegis_envs.metaworld.options import ACTION_SIZE, FULL_SIZE, MAX_STEPS, STATE_SIZE, check_options
-from aegis_envs.rendering import Cameras
+from aegis_envs.rendering import Cameras, averaged, suite_cameras
 
 CAMERA = "corner2"
-_INVISIBLE = (mujoco.mjtRndFlag.mjRND_REFLECTION,)  # takes time, and no pixel shows it
-
-
-class _Quality(NamedTuple):
-    samples: int  # a pixel
-    shadow_map: int  # texels a side
-
-
-# What the camera shows is drawn with; None leaves the model as Meta-World made it, 4 samples and 4096 texels.
-_QUALITIES = {"fast": _Quality(0, 0), "shadows": _Quality(0, 1024), "faithful": None}
 
 
 class MetaworldTask(MetaworldEnv):
@@ -83,7 +73,7 @@ class MetaworldTask(MetaworldEnv):
             observation_width=image_size,
             observation_height=image_size,
         )
-        self._quality = _QUALITIES[rendering]
+        self._rendering = rendering
         self._samples = 2 if 2 * image_size <= FULL_SIZE else 1  # a side of each pixel
         self._drawn_size = self._samples * image_size
         self._max_episode_steps = episode_length  # LeRobot's rollout asks for it by this name
@@ -138,10 +128,7 @@ class MetaworldTask(MetaworldEnv):
         """The camera's image as it is drawn, before it is made smaller."""
         simulation = self._simulation
         if self._cameras is None:
-            if self._quality is not None:  # MuJoCo reads it once, when it makes the OpenGL context
-                simulation.model.vis.quality.offsamples = self._quality.samples
-                simulation.model.vis.quality.shadowsize = self._quality.shadow_map
-            self._cameras = Cameras(simulation.model, left_out=() if self._quality is None else _INVISIBLE)
+            self._cameras = suite_cameras(simulation.model, self._rendering)
         drawn = self._cameras.frame(simulation.data, CAMERA, size=self._drawn_size)
         return np.ascontiguousarray(drawn[::-1, ::-1])  # this camera hangs upside down
 
@@ -152,7 +139,7 @@ class MetaworldTask(MetaworldEnv):
             self._cameras = None
 
     def _format_raw_obs(self, raw_obs: NDArray[np.float64]) -> dict[str, Any]:
-        observation: dict[str, Any] = {"pixels": _averaged(self.render(), self._samples)}
+        observation: dict[str, Any] = {"pixels": averaged(self.render(), self._samples)}
         if self.obs_type == "pixels_agent_pos":
             observation["agent_pos"] = raw_obs[:STATE_SIZE].copy()
         return observation
@@ -165,12 +152,3 @@ class MetaworldTask(MetaworldEnv):
 
     def _info(self, success: bool) -> dict[str, Any]:
         return {"is_success": success, "task": self.task}
-
-
-def _averaged(image: NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
-    """Each square of `samples` x `samples` pixels as one."""
-    if samples == 1:
-        return image
-    size = image.shape[0] // samples
-    squares = image.reshape(size, samples, size, samples, 3)
-    return np.round(squares.mean(axis=(1, 3))).astype(np.uint8)
