@@ -12,9 +12,9 @@ differs:
   tests/envs/test_aloha.py):
 
       rendering           ms at 120, 480 rows   difference at 120, 480
-      fast                       42,  36               @FD@   no shadows
-      shadows                    96, 101               @SD@
-      faithful                  214, 238               @AD@
+      fast                       42,  36               1.6, 1.4   no shadows
+      shadows                    96, 101               0.8, 0.5
+      faithful                  214, 238               0.3, 0.0
       LeRobot's `aloha`               750
 
       python -m timeit -n 10 -r 3 -s "from aegis_envs.aloha.configuration import make_task
