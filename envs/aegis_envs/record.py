@@ -173,7 +173,10 @@ def _read_log(root: Path, made_with: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{root} is no recording of aegis-record ({RECORD_FILE} is missing): choose another --root.")
     log: dict[str, Any] = json.loads(path.read_text())
-    other = {k: v for k, v in log["options"].items() if made_with.get(k) != v}
+    # An option that came after the recording was made had no effect in it: as its default has none.
+    parser = _parser(find_recordable(made_with["env_type"]))
+    then = {name: parser.get_default(name) for name in made_with} | log["options"]
+    other = {k: v for k, v in then.items() if made_with.get(k) != v}
     if other:
         raise ValueError(f"{root} was recorded with other options; resume with the same: {other}.")
     return log

@@ -68,6 +68,17 @@ def test_a_recording_is_not_continued_with_other_options(tmp_path: Path) -> None
         _record(tmp_path / "data", "--resume", "--seed=1", episodes=2)
 
 
+def test_an_option_that_a_recording_does_not_know_had_its_default_there(tmp_path: Path) -> None:
+    _record(tmp_path / "data", episodes=1)
+    path = tmp_path / "data" / RECORD_FILE
+    log = json.loads(path.read_text())
+    del log["options"]["randomize"], log["options"]["env_type"]
+    path.write_text(json.dumps(log))
+    with pytest.raises(SystemExit, match="'randomize': 'none'"):
+        _record(tmp_path / "data", "--resume", "--randomize=all", episodes=2)
+    assert _record(tmp_path / "data", "--resume", episodes=2).num_episodes == 2
+
+
 @pytest.mark.parametrize("option", ["--task=fly", "--kinds=new", "--noise=-1", "--objects=9", "--cameras=side"])
 def test_a_bad_option_ends_with_a_sentence_and_leaves_nothing_behind(tmp_path: Path, option: str) -> None:
     with pytest.raises(SystemExit, match="aegis-record: "):
