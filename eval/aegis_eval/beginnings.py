@@ -5,8 +5,8 @@ An episode of these environments is a function of its seed, so nothing need be n
 
 from collections.abc import Sequence
 
-from aegis_envs.metaworld.requirements import require_metaworld
 from aegis_envs.metaworld.tasks import descriptions
+from aegis_envs.recordable import RECORDABLE
 from aegis_eval.study import Options, Study
 
 METAWORLD = ("aegis_metaworld", "metaworld")  # both draw the same state from a seed
@@ -16,10 +16,11 @@ def require_environments(study: Study) -> None:
     """Refuses a study whose rollouts cannot begin here, before anything is trained for them.
 
     Raises:
-        ImportError: If a set is of Meta-World and its package is missing or does not work with the installed MuJoCo.
+        ImportError: If a set is of a suite whose package is missing or does not work with the installed MuJoCo.
     """
-    if any(options["type"] in METAWORLD for options in study.rollouts.sets.values()):
-        require_metaworld()
+    for options in study.rollouts.sets.values():
+        if options["type"] in RECORDABLE:
+            RECORDABLE[options["type"]].require()
 
 
 def instructions(options: Options, task: str, *, seeds: Sequence[int]) -> list[str]:

@@ -92,10 +92,14 @@ def test_a_second_comparison_in_one_folder_is_refused(made_up, capsys):
     assert "is at work in" in capsys.readouterr().out
 
 
-def test_an_environment_that_cannot_run_here_is_told_before_anything_is_made(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("suite", "task"), [("aegis_metaworld", "reach-v3"), ("aegis_aloha", "AlohaInsertion-v0")])
+def test_an_environment_that_cannot_run_here_is_told_before_anything_is_made(
+    tmp_path, capsys, monkeypatch, suite, task
+):
     monkeypatch.setattr("aegis_envs.metaworld.requirements.TOO_NEW_MUJOCO", "0")  # then any version is too new
+    monkeypatch.setattr("aegis_envs.aloha.requirements.find_spec", lambda name: None)  # as where it is not installed
     content = study_content(("naive",), rates=(1e-3,), seeds=(1000,))
-    content["rollouts"]["sets"] = {"metaworld": {"type": "aegis_metaworld", "task": "reach-v3"}}
+    content["rollouts"]["sets"] = {"suite": {"type": suite, "task": task}}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     assert call(file) == 2
