@@ -7,8 +7,8 @@ keys `K` and values `V`, the expert reads
 
 with `U` and `W` a pair of maps a layer, zero at first: training starts from the cache as it is (pi0, arXiv 2410.24164).
 In an unprotected VLM the key and value maps themselves bend towards what the expert asks for, and its answers with
-them. `U` and `W` can bend the same way, and no answer goes through them. As measured (docs/evidence.md) demonstrations are
-fitted better with them, and instructions that none of them shows are followed less.
+them. `U` and `W` can bend the same way, and no answer goes through them. As measured (docs/evidence.md) they fit the
+demonstrations better, and instructions that no demonstration shows are followed less.
 
 Legend: `B` batch, `T` prefix tokens, `D` width, `H` key/value heads, `d` head size.
 """
