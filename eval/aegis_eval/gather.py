@@ -25,7 +25,7 @@ from aegis_eval.stages import (
     training_folder,
 )
 from aegis_eval.study import Study
-from aegis_eval.success import read_rollouts
+from aegis_eval.success import Rollouts, read_rollouts
 from aegis_eval.training_log import TrainingLog, read_training_log
 
 DISTANCE = "anchor_distance_"  # followed by the layer's number in the names of the training log
@@ -61,7 +61,7 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
         successes[name] = {task: _marks(found.successes) for task, found in tasks.items()}
         videos[name], told[name], starts[name] = {}, {}, {}
         for task, found in tasks.items():
-            kept = _keep(found.videos, study.rollouts.videos)
+            kept = keep_videos(found, study.rollouts.videos, task=task, start_seed=study.rollouts.seed)
             videos[name][task] = [Path(os.path.relpath(video, out)).as_posix() for video in kept]
             seeds = range(study.rollouts.seed, study.rollouts.seed + len(found.successes))
             told[name][task] = instructions(options, task, seeds=seeds[: len(kept)])
@@ -188,11 +188,28 @@ def _marks(successes: Sequence[bool]) -> str:
     return "".join("1" if success else "0" for success in successes)
 
 
-def _keep(videos: Sequence[Path], count: int) -> list[Path]:
-    """The first films; the others are deleted, since a large study would leave thousands."""
-    for video in videos[count:]:
+def keep_videos(found: Rollouts, count: int, *, task: str, start_seed: int) -> list[Path]:
+    """The films of the first episodes, named `<task>_seed<seed>_<success or failure>.mp4`, in their order.
+
+    The others are deleted, since a large study would leave thousands. May be called again.
+
+    Args:
+        found: Of the task; its films have LeRobot's names.
+        count: How many to keep.
+        task: Its name in the results.
+        start_seed: Of the first episode.
+    """
+    for video in found.videos[count:]:
         video.unlink(missing_ok=True)
-    return [video for video in videos[:count] if video.is_file()]
+    kept = []
+    for episode, video in enumerate(found.videos[:count]):
+        outcome = "success" if found.successes[episode] else "failure"
+        named = video.with_name(f"{task}_seed{start_seed + episode}_{outcome}.mp4")
+        if video.is_file():
+            video.replace(named)
+        if named.is_file():
+            kept.append(named)
+    return kept
 
 
 def _facts(study: Study, out: Path) -> dict[str, str]:

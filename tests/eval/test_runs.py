@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from aegis_eval.execution import Place, pending_stages, read_results
-from aegis_eval.gather import _keep
+from aegis_eval.gather import keep_videos
 from aegis_eval.provenance import as_typed
 from aegis_eval.run_result import find_result, read_result
 from aegis_eval.runs import Run, differences, digest, keep_settings, origin, plan_runs, run_settings
 from aegis_eval.stages import config_folder, run_stages, training_folder
 from aegis_eval.study import make_study
 from aegis_eval.submission import startable
+from aegis_eval.success import Rollouts
 from aegis_eval.training_log import FROM_STEP
 
 from .studies import made_up_run, study_content
@@ -231,9 +232,13 @@ def test_a_command_is_recorded_without_the_folder_of_its_environment():
     )
 
 
-def test_films_beyond_the_number_kept_are_deleted(tmp_path):
-    films = [tmp_path / f"{i}.mp4" for i in range(3)]
-    for film in films:
-        film.touch()
-    assert _keep(films, 1) == films[:1]
-    assert list(tmp_path.iterdir()) == films[:1]
+def test_films_are_named_by_task_seed_and_outcome_and_the_others_deleted(tmp_path):
+    films = [tmp_path / f"eval_episode_{i}.mp4" for i in range(3)]
+    for i, film in enumerate(films):
+        film.write_bytes(bytes([i]))
+    found = Rollouts(successes=[False, True, True, False], videos=films)
+    for _ in range(2):  # a comparison that goes on reads its rollouts again
+        kept = keep_videos(found, 2, task="reach-v3", start_seed=100)
+        assert [film.name for film in kept] == ["reach-v3_seed100_failure.mp4", "reach-v3_seed101_success.mp4"]
+        assert [film.read_bytes() for film in kept] == [b"\0", b"\1"]
+        assert sorted(tmp_path.iterdir()) == kept
