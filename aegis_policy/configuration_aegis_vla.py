@@ -77,6 +77,9 @@ class AegisVLAConfig(PreTrainedConfig):
     # Its width, and the width inside its MLPs, in their own numbers; None: by the ratio.
     expert_hidden_size: int | None = None
     expert_intermediate_size: int | None = None
+    # Whether the expert reads, beside the VLM's keys and values, some of its own, from maps that begin at zero: it can
+    # then be served without bending the VLM's own (aegis_policy/network/own_keys_values.py).
+    own_keys_values: bool = False
     # How the expert hears of flow time: "concat" beside each action (pi0), "adaptive_norm" in its norms (pi0.5).
     time_conditioning: str = "concat"
     # Actions are padded with zeros to this size; None: not at all.

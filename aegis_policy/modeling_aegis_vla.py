@@ -147,7 +147,7 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
         noisy, target = interpolate(action, noise, time)
         inputs = vlm_inputs(batch)
         with watch_outputs(self.backbone.layers()) as outputs:
-            prefix = self._encode(inputs)
+            prefix = self.expert.read(self._encode(inputs))
         distances = self._retention.distances(outputs, prefix.mask, training=training)
         velocity = self._field()(noisy, time, state=batch.get(OBS_STATE), prefix=prefix)
         is_pad = batch.get("action_is_pad")
@@ -187,10 +187,9 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
         self._micro_batch += 1
 
     def _encode(self, inputs: dict[str, Tensor]) -> Prefix:
-        if self.config.knowledge in ("frozen", "stop_gradient"):
-            with torch.no_grad():
-                return self.backbone.encode(inputs)
-        return self.backbone.encode(inputs)
+        learns = self.config.knowledge not in ("frozen", "stop_gradient")
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self.backbone.encode(inputs, keep_attended=self.config.own_keys_values)
 
     def _field(self) -> nn.Module:
         """The expert; compiled if it is to be, once for each that peft may have put in its place."""
@@ -224,7 +223,12 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
                 "--policy.use_dora makes a DoRA of the LoRA of --peft.*; there is none. Give --peft.method_type=LORA."
             )
         return parameter_groups(
-            self.config, self.backbone, self.parameters(), protection=self._protection, averages=self.averages
+            self.config,
+            self.backbone,
+            self.parameters(),
+            reading=[p for name, p in self.named_parameters() if ".own_keys_values." in name],
+            protection=self._protection,
+            averages=self.averages,
         )
 
     def update(self) -> None:
@@ -284,7 +288,7 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
         """
         self.eval()
         self.act_on_averages(True)
-        prefix = self._encode(vlm_inputs(batch))
+        prefix = self.expert.read(self._encode(vlm_inputs(batch)))
         size = (len(prefix.mask), self.config.chunk_size, self.config.action_size)
         noise = sample_noise(size, prefix.mask.device) if noise is None else noise
         if self.config.sampler == "euler":

@@ -42,12 +42,14 @@ class Prefix:
         values: The same shapes.
         mask: (B, T), true where a token is not padding.
         next_position: (B,), the rotary position of the first token after the prefix.
+        attended: What each language layer's attention was given, (B, T, D), if it was asked for.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor
     next_position: Tensor
+    attended: tuple[Tensor, ...] = ()
 
     def detach(self) -> "Prefix":
         """The same prefix, through which no gradient flows back."""
@@ -56,6 +58,7 @@ class Prefix:
             tuple(v.detach() for v in self.values),
             self.mask,
             self.next_position,
+            tuple(x.detach() for x in self.attended),
         )
 
     def cache(self) -> DynamicCache:
@@ -217,19 +220,20 @@ class Backbone(nn.Module):
         heads = () if head is None else (f"{n}." for n, module in self.vlm.named_modules() if module is head)
         return not (self.is_language(name) or name.startswith(tuple(heads)))
 
-    def encode(self, inputs: dict[str, Tensor]) -> Prefix:
+    def encode(self, inputs: dict[str, Tensor], *, keep_attended: bool = False) -> Prefix:
         """Runs images and instruction through the VLM.
 
         Args:
             inputs: What the VLM's own processor returned, `input_ids` and `attention_mask` (B, T) among it, padded
                 on the right.
+            keep_attended: Whether the prefix holds what each layer's attention was given, too.
 
         Raises:
             RuntimeError: If the VLM returns no usable cache, as under transformers' gradient checkpointing.
         """
         attention_mask = self._attention_mask(inputs["attention_mask"])
         cache = DynamicCache()  # without a configuration: layers with a sliding window keep all keys as well
-        with self._first_layers():
+        with self._first_layers(), self._watch_attention(keep_attended) as attended:
             outputs = self.vlm.base_model(
                 **{**inputs, "attention_mask": attention_mask}, past_key_values=cache, use_cache=True
             )
@@ -249,6 +253,7 @@ class Backbone(nn.Module):
             values=tuple(layer.values for layer in cache.layers),
             mask=mask,
             next_position=next_position,
+            attended=tuple(attended),
         )
 
     def _attention_mask(self, mask: Tensor) -> Tensor:
@@ -272,6 +277,22 @@ class Backbone(nn.Module):
             yield
         finally:
             self.decoder.layers = whole
+
+    @contextmanager
+    def _watch_attention(self, wanted: bool) -> Iterator[list[Tensor]]:
+        """While open, what the attention of each language layer is given is put into the list, if it is wanted."""
+        seen: list[Tensor] = []
+
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+        layers = self.layers().values() if wanted else ()
+        hooks = [layer.get_submodule("self_attn").register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _in_the_embeddings_dtype(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output.to(self.vlm.get_input_embeddings().weight.dtype)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from aegis_policy.aegis import average_over_ranks
 from aegis_policy.network.backbone import Backbone, Prefix
+from aegis_policy.network.own_keys_values import OwnKeysValues, head_size
 
 # Periods of the time embedding, in units of flow time: pi0's.
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
@@ -34,6 +35,7 @@ class ActionExpert(nn.Module):
         width_ratio: `W` over the language model's width, and so for the width inside its MLPs.
         hidden_size: `W` itself, in place of the ratio.
         intermediate_size: The width inside its MLPs, in place of the ratio.
+        own_keys_values: Whether it reads keys and values of its own beside those of the cache.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ActionExpert(nn.Module):
         width_ratio: float,
         hidden_size: int | None = None,
         intermediate_size: int | None = None,
+        own_keys_values: bool = False,
     ):
         super().__init__()
         config = narrow_config(backbone.text_config, width_ratio=width_ratio, depth=backbone.depth)
@@ -57,6 +60,11 @@ class ActionExpert(nn.Module):
         self.action_in = nn.Linear(action_size, width)
         self.time_mlp = self._make_time_mlp(width)
         self.action_out = nn.Linear(width, action_size)
+        self.own_keys_values = OwnKeysValues(backbone) if own_keys_values else None
+
+    def read(self, prefix: Prefix) -> Prefix:
+        """The prefix as the expert reads it: once for all evaluations of the flow."""
+        return prefix if self.own_keys_values is None else self.own_keys_values(prefix)
 
     def _make_decoder(self, backbone: Backbone, config: Any) -> Any:
         return type(backbone.decoder)(config)
@@ -71,7 +79,7 @@ class ActionExpert(nn.Module):
             noisy_actions: (B, H, A).
             time: (B,), 1 is noise and 0 the action.
             state: (B, S), or None where the policy has no state.
-            prefix: From `Backbone.encode`; not changed.
+            prefix: From `read`; not changed.
 
         Returns:
             (B, H, A), d(action)/d(time).
@@ -126,13 +134,11 @@ def narrow_config(text_config: Any, *, width_ratio: float, depth: int) -> Any:
     Where a family derives the head size from the width (Qwen2.5-VL), the number of query heads shrinks with it.
     """
     config = deepcopy(text_config)
-    head_size = getattr(text_config, "head_dim", None)
-    if head_size is None:
-        head_size = text_config.hidden_size // text_config.num_attention_heads
+    if getattr(text_config, "head_dim", None) is None:
         groups = text_config.num_attention_heads // text_config.num_key_value_heads
         groups = max(1, int(groups * width_ratio))
         config.num_attention_heads = groups * text_config.num_key_value_heads
-        config.hidden_size = config.num_attention_heads * head_size
+        config.hidden_size = config.num_attention_heads * head_size(text_config)
     else:
         config.hidden_size = _even(text_config.hidden_size * width_ratio)
     config.intermediate_size = _even(text_config.intermediate_size * width_ratio)

@@ -63,6 +63,7 @@ def make_expert(config: "AegisVLAConfig", backbone: Backbone, *, weights: bool =
         width_ratio=config.expert_width_ratio,
         hidden_size=config.expert_hidden_size,
         intermediate_size=config.expert_intermediate_size,
+        own_keys_values=config.own_keys_values,
     )
     if config.init_from is not None and weights:
         _load_expert(expert, config)
@@ -80,7 +81,7 @@ def _load_expert(expert: nn.Module, config: "AegisVLAConfig") -> None:
 
     with checkpoint.weights() as stored:
         own = {name for name in stored if not name.startswith(others)}
-        _copy(expert, stored, own, checkpoint, stored_name, narrowed=("state_in.weight",))
+        _copy(expert, stored, own, checkpoint, stored_name, narrowed=("state_in.weight",), new="own_keys_values.")
 
 
 def _describe_vlm(config: "AegisVLAConfig") -> dict[str, Any]:
@@ -131,6 +132,7 @@ def _copy(
     stored_name: Callable[[str], str],
     *,
     narrowed: tuple[str, ...] = (),
+    new: str | None = None,
 ) -> None:
     """Copies each tensor of `module` from the checkpoint, in the module's dtype.
 
@@ -141,8 +143,9 @@ def _copy(
         checkpoint: For errors.
         stored_name: Our name -> the checkpoint's.
         narrowed: Our names of weights that may have fewer inputs: those that the checkpoint pads with zeros.
+        new: How our names begin that no such checkpoint has: they stay as they are.
     """
-    state = module.state_dict()
+    state = {name: tensor for name, tensor in module.state_dict().items() if not (new and name.startswith(new))}
     left = own - {stored_name(name) for name in state}
     if left:
         raise ValueError(
