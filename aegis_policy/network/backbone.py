@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,18 @@ ANSWER_TYPE = {"paligemma": 1}
 SEES_ITSELF = ("paligemma",)
 
 
+class Attended(NamedTuple):
+    """What the attention of a language layer was given.
+
+    Attributes:
+        hidden: (B, T, D).
+        rotary: Cosines and sines of the tokens' positions, (B, T, d) or what else the family rotates by.
+    """
+
+    hidden: Tensor
+    rotary: tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class Prefix:
     """What the action expert reads of an observation.
@@ -42,14 +54,14 @@ class Prefix:
         values: The same shapes.
         mask: (B, T), true where a token is not padding.
         next_position: (B,), the rotary position of the first token after the prefix.
-        attended: What each language layer's attention was given, (B, T, D), if it was asked for.
+        attended: What the attention of each language layer was given, if it was asked for.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor
     next_position: Tensor
-    attended: tuple[Tensor, ...] = ()
+    attended: tuple[Attended, ...] = ()
 
     def detach(self) -> "Prefix":
         """The same prefix, through which no gradient flows back."""
@@ -58,7 +70,7 @@ class Prefix:
             tuple(v.detach() for v in self.values),
             self.mask,
             self.next_position,
-            tuple(x.detach() for x in self.attended),
+            tuple(Attended(x.hidden.detach(), x.rotary) for x in self.attended),
         )
 
     def cache(self) -> DynamicCache:
@@ -279,12 +291,12 @@ class Backbone(nn.Module):
             self.decoder.layers = whole
 
     @contextmanager
-    def _watch_attention(self, wanted: bool) -> Iterator[list[Tensor]]:
+    def _watch_attention(self, wanted: bool) -> Iterator[list[Attended]]:
         """While open, what the attention of each language layer is given is put into the list, if it is wanted."""
-        seen: list[Tensor] = []
+        seen: list[Attended] = []
 
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
+            seen.append(Attended(args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]))
 
         layers = self.layers().values() if wanted else ()
         hooks = [layer.get_submodule("self_attn").register_forward_pre_hook(look, with_kwargs=True) for layer in layers]

@@ -208,8 +208,8 @@ def test_nothing_is_held_after_the_backward_pass(make_policy):
     seen = []
     encode = policy.backbone.encode
 
-    def watched(inputs):
-        prefix = encode(inputs)
+    def watched(inputs, **options):
+        prefix = encode(inputs, **options)
         seen.append(weakref.ref(prefix.keys[1]))
         return prefix
 

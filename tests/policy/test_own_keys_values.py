@@ -45,14 +45,21 @@ def test_they_begin_as_the_cache_is_and_reach_the_actions(make_policy, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_they_map_is_what_the_layers_own_value_map_is_given(make_policy, family):
-    policy = make_policy(family)
+def test_the_layers_own_maps_in_their_place_would_give_its_keys_and_values(make_policy, family):
+    """So they are given what the layer's own maps are given, and turned as the layer turns."""
+    policy = make_policy(family, own_keys_values=True)
+    own = policy.expert.own_keys_values
     with torch.no_grad():
         prefix = policy.backbone.encode(vlm_inputs(make_batch(policy)), keep_attended=True)
-        for layer, x, values in zip(policy.backbone.layers().values(), prefix.attended, prefix.values, strict=True):
-            own = layer.self_attn.v_proj(x).unflatten(-1, (values.shape[1], -1)).transpose(1, 2)
-            # The same product of the same numbers, made twice.
-            torch.testing.assert_close(own, values, atol=1e-6, rtol=1e-6)
+        for i, layer in enumerate(policy.backbone.layers().values()):
+            attention, attended = layer.self_attn, prefix.attended[i]
+            keys = own.by_head(attention.k_proj(attended.hidden))
+            if hasattr(attention, "k_norm"):  # Gemma 3 and Qwen3 divide keys by their size before they turn them
+                keys = attention.k_norm(keys)
+            # The same operations on the same numbers.
+            torch.testing.assert_close(own.rotated(keys, attended.rotary), prefix.keys[i], atol=1e-6, rtol=1e-6)
+            values = own.by_head(attention.v_proj(attended.hidden))
+            torch.testing.assert_close(values, prefix.values[i], atol=1e-6, rtol=1e-6)
 
 
 def test_the_vlm_answers_as_without_them(make_policy):
