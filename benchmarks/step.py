@@ -51,6 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "subspace_97": {"projection": "subspace", "energy": 0.97},
     "subspace_features": {"projection": "subspace", "energy": 0.99, **FEATURES},
     "subspace_97_features": {"projection": "subspace", "energy": 0.97, **FEATURES},
+    "subspace_97_features_own": {"projection": "subspace", "energy": 0.97, **FEATURES, "own_keys_values": True},
 }
 STEPS = 4  # a round
 ACTION = 6
