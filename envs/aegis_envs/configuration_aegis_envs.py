@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
-from lerobot.envs.utils import freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from aegis_envs import GYM_ID, choose_gl_backend
 from aegis_envs.units import JOINTS
+from aegis_envs.vectors import make_vector
 
 
 @EnvConfig.register_subclass("aegis_tabletop")
@@ -87,11 +86,7 @@ class AegisTabletopEnv(EnvConfig):
         return {"max_steps": self.episode_length, "control_hz": self.fps, **self._shared_options}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """Makes {task: {0: vector environment}}, a suite a task.
-
-        An environment whose episode has ended stands still until the next rollout: it costs no time while others of
-        its batch go on, and a video ends with what happened rather than with the next scene.
-        """
+        """Makes {task: {0: vector environment}}, a suite a task; an environment that has ended stands still."""
         from aegis_envs.tasks import parse_tasks
 
         suites: dict[str, dict[int, gym.vector.VectorEnv]] = {}
@@ -103,14 +98,7 @@ class AegisTabletopEnv(EnvConfig):
                 disable_env_checker=self.disable_env_checker,
                 **self.gym_kwargs,
             )
-            makers = [freeze_after_episode_end(make)] * n_envs
-            if use_async_envs and n_envs > 1:
-                vector: gym.vector.VectorEnv = gym.vector.AsyncVectorEnv(
-                    makers, context="forkserver", autoreset_mode=AutoresetMode.SAME_STEP
-                )
-            else:
-                vector = gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
-            suites[task.name] = {0: vector}
+            suites[task.name] = {0: make_vector(make, n_envs, use_async_envs=use_async_envs)}
         return suites
 
     @property

@@ -20,6 +20,7 @@ from aegis_envs.scene import OBJECT_MASS, object_name
 from aegis_envs.servos import Servos
 from aegis_envs.tasks import TASKS
 from aegis_envs.units import GRIPPER, to_radians
+from tests.envs.colours import shows
 
 LOOKS, PHYSICS = ("lights", "textures", "camera"), ("dynamics", "latency", "backlash")
 
@@ -163,17 +164,9 @@ def test_objects_keep_the_colours_that_instructions_name():
             if thing.visible < 0.9:
                 continue
             u, v = thing.pixel
-            red, green, blue = image[int(v * 192), int(u * 192)]
-            dominant = {
-                "red": red > 1.5 * max(green, blue),
-                "green": green > 1.5 * max(red, blue),
-                "blue": blue > 1.5 * max(red, green),
-                "yellow": min(red, green) > 1.5 * blue and green > 0.7 * red,
-                "purple": min(red, blue) > 1.5 * green,
-                "orange": red > 1.3 * green > 1.3 * blue,
-            }
-            assert dominant[thing.colour], (seed, thing, (red, green, blue))
-            assert max(red, green, blue) > 60, (seed, thing)  # of 255: not black
+            pixel = image[int(v * 192), int(u * 192)]
+            assert shows(thing.colour, pixel), (seed, thing, pixel)
+            assert max(pixel) > 60, (seed, thing)  # of 255: not black
     env.close()
 
 

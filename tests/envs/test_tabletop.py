@@ -9,6 +9,7 @@ from aegis_envs.base import TabletopEnv
 from aegis_envs.experts import CLOSED, Arm
 from aegis_envs.kinematics import ArmKinematics
 from aegis_envs.tasks import TASKS
+from tests.envs.colours import shows
 
 
 def _replay(env: TabletopEnv, seed: int) -> list[np.ndarray]:
@@ -107,16 +108,8 @@ def test_scene_objects_are_where_the_image_shows_their_colour() -> None:
         image = env.reset(seed=seed)[0]["pixels"]["front"].astype(float)
         for thing in env.scene_objects():
             u, v = thing.pixel
-            red, green, blue = image[int(v * 192), int(u * 192)]
-            dominant = {
-                "red": red > 1.5 * max(green, blue),
-                "green": green > 1.5 * max(red, blue),
-                "blue": blue > 1.5 * max(red, green),
-                "yellow": min(red, green) > 1.5 * blue and green > 0.7 * red,
-                "purple": min(red, blue) > 1.5 * green,
-                "orange": red > 1.3 * green > 1.3 * blue,
-            }
-            assert dominant[thing.colour], (seed, thing, (red, green, blue))
+            pixel = image[int(v * 192), int(u * 192)]
+            assert shows(thing.colour, pixel), (seed, thing, pixel)
     env.close()
 
 

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 from lerobot.envs.configs import AlohaEnv, EnvConfig
-from lerobot.envs.utils import freeze_after_episode_end
 
 from aegis_envs import choose_gl_backend
 from aegis_envs.aloha.options import FULL_SIZE, MAX_STEPS, check_options, parse_tasks, width_of
 from aegis_envs.aloha.requirements import require_aloha
+from aegis_envs.vectors import make_vector
 
 
 @EnvConfig.register_subclass("aegis_aloha")
@@ -64,13 +63,8 @@ class AegisAlohaEnv(AlohaEnv):
         require_aloha()
         suites: dict[str, dict[int, gym.vector.VectorEnv]] = {}
         for task in parse_tasks(self.task or ""):
-            makers = [freeze_after_episode_end(partial(make_task, task, **self.gym_kwargs))] * n_envs
-            if use_async_envs and n_envs > 1:
-                suites[task] = {
-                    0: gym.vector.AsyncVectorEnv(makers, context="forkserver", autoreset_mode=AutoresetMode.SAME_STEP)
-                }
-            else:
-                suites[task] = {0: gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)}
+            make = partial(make_task, task, **self.gym_kwargs)
+            suites[task] = {0: make_vector(make, n_envs, use_async_envs=use_async_envs)}
         return suites
 
 

@@ -6,15 +6,14 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig, MetaworldEnv
-from lerobot.envs.utils import freeze_after_episode_end
 
 from aegis_envs import choose_gl_backend
 from aegis_envs.metaworld.options import FULL_SIZE, MAX_STEPS, check_options
 from aegis_envs.metaworld.requirements import require_metaworld
 from aegis_envs.metaworld.tasks import parse_tasks
+from aegis_envs.vectors import make_vector
 
 
 @EnvConfig.register_subclass("aegis_metaworld")
@@ -82,8 +81,7 @@ class AegisMetaworldEnv(MetaworldEnv):
 
                 suites[task] = {0: _LazyAsyncVectorEnv([make] * n_envs)}
             else:
-                makers = [freeze_after_episode_end(make)] * n_envs
-                suites[task] = {0: gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)}
+                suites[task] = {0: make_vector(make, n_envs, use_async_envs=False)}
         return suites
 
 
