@@ -21,6 +21,7 @@ from aegis_eval.facts import Origin
 from aegis_eval.folder_lock import alone_in
 from aegis_eval.jobs import JobFailed, available_cores
 from aegis_eval.notes import interval_note
+from aegis_eval.options import require_options
 from aegis_eval.results import compare_results
 from aegis_eval.runs import plan_runs
 from aegis_eval.stages import config_folder
@@ -133,7 +134,7 @@ def compare(
 
     Raises:
         JobFailed: If a command that all runs need fails.
-        ValueError: If results or folders hold the work of other settings.
+        ValueError: If results or folders hold the work of other settings, or LeRobot refuses an option of the study.
         ImportError: If an environment of the rollouts is not installed.
     """
     for document, name in into:
@@ -151,6 +152,7 @@ def compare(
         pending = [run for run in wanted if run.name not in results]
         if pending:
             require_environments(place.study)
+            require_options(place.study)
         stages = pending_stages(place, pending)
         with Display(
             stages, runs=len(wanted), done=len(wanted) - len(pending), workers=place.workers, console=console

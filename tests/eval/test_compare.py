@@ -31,7 +31,7 @@ TINY = {
     },
     "arms": {
         "naive": {"options": {"policy.knowledge": "none"}},
-        "broken": {"options": {"policy.knowledge": "nonsense"}},
+        "broken": {"options": {"policy.num_vlm_layers": 99}},  # what no option's check knows
         "asked_again": {"of": "naive", "probe_options": {"batch-size": 7}},
         "lost": {"of": "broken", "probe_options": {"batch-size": 7}},
     },
@@ -107,6 +107,16 @@ def test_an_environment_that_cannot_run_here_is_told_before_anything_is_made(
     assert not (tmp_path / "out" / "demonstrations").exists()
 
 
+def test_an_option_that_lerobot_refuses_is_told_before_anything_is_made(tmp_path, capsys):
+    content = study_content(("naive",), rates=(1e-3,), seeds=(1000,))
+    content["rollouts"]["sets"]["shown"]["kind"] = "all"
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert call(file) == 2
+    assert "rollouts.sets.shown: The fields `kind` are not valid" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "out" / "demonstrations").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -144,7 +154,7 @@ def test_a_tiny_comparison_runs_and_a_failing_run_stops_no_other(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "COLUMNS": "200"})
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Failed: broken-lr0.001-seed1000" in run.stdout
-    assert "instantiate class AegisVLAConfig" in run.stdout  # the end of its log
+    assert "num_vlm_layers must lie between 1 and the language model's depth" in run.stdout  # the end of its log
     assert "--only broken --seeds 1000" in run.stdout
     assert "Failed: lost-lr0.001-seed1000. It takes the training of broken" in run.stdout
     naive, again = (

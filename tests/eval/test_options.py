@@ -1,0 +1,43 @@
+"""What LeRobot's commands would refuse hours later is refused before anything is made."""
+
+from pathlib import Path
+
+import pytest
+
+from aegis_eval.options import require_options
+from aegis_eval.study import make_study, read_study
+
+from .studies import study_content
+
+STUDIES = sorted((Path(__file__).parents[2] / "configs/compare").glob("*.yaml"))
+
+
+def studied(*, arm=None, rollouts=None):
+    content = study_content(("naive", "subspace"))
+    content["arms"]["subspace"]["options"] |= arm or {}
+    content["rollouts"]["sets"]["never_shown"] |= rollouts or {}
+    return make_study(content)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_the_shipped_studies_pass(file):
+    require_options(read_study(file))
+    require_options(read_study(file, quick=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"rollouts": {"kind": "all"}}, "rollouts.sets.never_shown: The fields `kind` are not valid"),
+        ({"rollouts": {"objects": 9}}, "rollouts.sets.never_shown: objects must be 2 to 5"),
+        ({"rollouts": {"objects": "many"}}, "`objects`: Couldn't parse 'many' into an int"),
+        ({"rollouts": {"type": "aegis_tablecloth"}}, "rollouts.sets.never_shown: .*aegis_tablecloth"),
+        ({"arm": {"policy.knowlege": "none"}}, "arms.subspace.options: `policy`: The fields `knowlege` are not valid"),
+        ({"arm": {"policy.knowledge": "some"}}, "arms.subspace.options: knowledge must be one of .*: got 'some'"),
+        ({"arm": {"peft.r": "x"}}, "arms.subspace.options: `peft.r`: Couldn't parse 'x' into an int"),
+        ({"arm": {"polcy.knowledge": "none"}}, "arms.subspace.options: The fields `polcy` are not valid"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_arm_or_set(changed, told):
+    with pytest.raises(ValueError, match=told):
+        require_options(studied(**changed))
