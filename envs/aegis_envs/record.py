@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_IMAGES, OBS_STATE
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 from aegis_envs import choose_gl_backend
 from aegis_envs.demonstrator import Demonstrator
@@ -92,10 +92,9 @@ def record(options: argparse.Namespace) -> LeRobotDataset:
     # One bar for each episode's images would drown ours; opening a dataset switches them on again.
     datasets.disable_progress_bars()
     try:
-        with _progress() as progress:
-            failed = sum(log["failures"].values())
-            bar = progress.add_task("recording", total=options.episodes, completed=dataset.num_episodes, failed=failed)
-            for episode in range(dataset.num_episodes, options.episodes):
+        done = dataset.num_episodes
+        with tqdm(total=options.episodes, initial=done, desc="Recording", unit="episode") as progress:
+            for episode in range(done, options.episodes):
                 task = demonstrator.tasks[episode % len(demonstrator.tasks)]
                 demonstration = demonstrator.demonstrate(episode)
                 for frame in demonstration.frames:
@@ -104,7 +103,8 @@ def record(options: argparse.Namespace) -> LeRobotDataset:
                 log["failures"][task] = log["failures"].get(task, 0) + demonstration.failures
                 if demonstration.randomization:
                     log.setdefault("randomization", []).append(demonstration.randomization)
-                progress.update(bar, advance=1, failed=sum(log["failures"].values()))
+                progress.set_postfix(failed=sum(log["failures"].values()), refresh=False)
+                progress.update()
     finally:
         demonstrator.close()
         dataset.finalize()
@@ -202,17 +202,6 @@ def _dataset_frame(observation: dict[str, Any], action: Any, instruction: str) -
         images = {OBS_IMAGE: pixels}
     state = observation["agent_pos"].astype(np.float32)
     return {ACTION: action, OBS_STATE: state, **images, "task": instruction}
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes, {task.fields[failed]} failed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
 
 
 def _interrupt() -> None:

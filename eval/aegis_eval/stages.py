@@ -7,6 +7,7 @@ record, anchor --> train --> roll out a SET (for each set) --> probe        a ru
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,6 +128,7 @@ def _record(study: Study, out: Path) -> Job:
         folder=out / "demonstrations",
         command=lambda: command,
         expected_s=20 + environment.episode_s * episodes,
+        progress=partial(read_progress, bar="Recording"),
     )
 
 
@@ -153,6 +155,7 @@ def _build_anchor(study: Study, anchor: Anchor, file: Path, *, name: str) -> Job
         folder=file.parent,
         command=lambda: command,
         expected_s=20 + 0.02 * anchor.count,
+        progress=partial(read_progress, bar="Building the anchor"),
     )
 
 

@@ -21,7 +21,6 @@ FROM_STEP = "# from step"
 _TRACKER = re.compile(r"\bstep:(\S+) smpl:\S+ ep:\S+ epch:\S+ (.*)$")
 _METRIC = re.compile(r"([A-Za-z_][\w./]*):(-?(?:\d+\.?\d*(?:e[+-]?\d+)?|inf|nan))(?=\s|$)", re.IGNORECASE)
 _AEGIS = re.compile(r"\baegis (\{.*\})\s*$")
-_PROGRESS = re.compile(r"Training:\s+\d+%[^\r\n]*?(\d+)/(\d+) \[")
 _SUFFIXES = ("", "K", "M", "B", "T", "Q")
 
 
@@ -78,12 +77,16 @@ def read_training_log(lines: Iterable[str], *, log_freq: int) -> TrainingLog:
     return log
 
 
-def read_progress(tail: str) -> float | None:
-    """Share of the training that is done, from the last progress bar in the log tail; None without one.
+def read_progress(tail: str, *, bar: str = "Training") -> float | None:
+    """Share that is done, from the last progress bar in the log tail; None without one.
 
     The bar of a resumed training counts what is left to do only; so does this share.
+
+    Args:
+        tail: The end of a log.
+        bar: What tqdm's bar begins with.
     """
-    found = _PROGRESS.findall(tail)
+    found = re.findall(bar + r":\s+\d+%[^\r\n]*?(\d+)/(\d+) \[", tail)
     return int(found[-1][0]) / int(found[-1][1]) if found and int(found[-1][1]) else None
 
 

@@ -35,10 +35,13 @@ def test_a_recording_is_a_dataset_that_lerobot_reads(tmp_path: Path) -> None:
     assert log["state"] == "complete" and log["options"]["task"] == "touch,lift"
 
 
-def test_an_interrupted_recording_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_an_interrupted_recording_goes_on_as_if_it_had_not_been(tmp_path: Path, capsys) -> None:
     whole = _record(tmp_path / "whole", episodes=4)
     _record(tmp_path / "parts", episodes=2)
+    capsys.readouterr()
     parts = _record(tmp_path / "parts", "--resume", episodes=4)
+    bar = capsys.readouterr().err
+    assert "Recording:  50%" in bar and "4/4 [" in bar
     for a, b in zip(_columns(whole), _columns(parts), strict=True):
         np.testing.assert_array_equal(a, b)
 

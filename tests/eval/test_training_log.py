@@ -99,6 +99,12 @@ def test_progress_is_that_of_the_last_bar():
     assert read_progress("INFO Creating dataset") is None
 
 
+def test_progress_is_that_of_the_bar_that_is_asked_for():
+    tail = "Generating train split: 100%|██| 9/9 [00:01]\nRecording:  20%|█ | 60/300 [00:09<00:36, failed=1]"
+    assert read_progress(tail, bar="Recording") == 0.2
+    assert read_progress(tail) is None
+
+
 def test_the_mean_of_the_last_windows_ignores_the_others():
     log = read_training_log([tracker_line(s, loss=f"{s}.0") for s in (20, 40, 60)], log_freq=20)
     assert log.mean("loss", last=2) == 50
