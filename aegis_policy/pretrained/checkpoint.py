@@ -13,6 +13,7 @@ from lerobot.configs import PreTrainedConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils.hub import extract_commit_hash
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "policy_preprocessor.json"
 # LeRobot wraps its networks in a policy; weights converted from openpi come without the wrapper's name.
@@ -70,6 +71,11 @@ class Checkpoint:
             f"{self.path!r} has no {name}: {detail}. A training run keeps them in "
             "OUTPUT_DIR/checkpoints/last/pretrained_model."
         )
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that its files come from; None for a folder."""
+        return None if Path(self.path).is_dir() else extract_commit_hash(str(self.file(CONFIG)), None)
 
     @property
     def policy_type(self) -> str:

@@ -5,9 +5,12 @@ LeRobot's own code, made small (`tiny_lerobot`), says what is the same.
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 import pytest
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.common.vla_utils import pad_vector
 from torch import Tensor
@@ -16,6 +19,7 @@ from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.pretrained.families import FAMILIES as START_FAMILIES
 from aegis_policy.pretrained.start import EXPERTS
+from aegis_policy.pretrained.take_over import checkpoint_of
 from tests.policy.tiny_lerobot import ACTION, CAMERAS, CHUNK, FAMILIES, PADDED, SAMPLES, Pair, raw_batch
 
 # Both run in float32 through attention kernels that sum in another order, and rotary positions begin at 1 here, at 0
@@ -176,3 +180,22 @@ def test_what_was_saved_rebuilds_and_trains_without_the_checkpoint_it_started_fr
     loss.backward()
     optimizer.step()
     assert not torch.equal(post(loaded.predict_action_chunk(pre(raw_batch()), noise())), before)
+
+
+def test_a_hub_id_stays_at_the_commit_that_it_was_first_loaded_from(lerobot, tmp_path, monkeypatch):
+    pair = lerobot("pi0")
+    first, second = "a" * 40, "b" * 40
+    repository = tmp_path / "hub" / "models--someone--pi0"
+    for commit in (first, second):
+        shutil.copytree(pair.folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(first)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    policy = replace(pair, folder=PurePosixPath("someone/pi0")).start()
+    assert policy.config.init_from_revision == first
+    policy.save_pretrained(tmp_path / "saved")
+    (repository / "refs" / "main").write_text(second)
+    saved = PreTrainedConfig.from_pretrained(tmp_path / "saved")
+    assert checkpoint_of(saved).file("config.json").parent.name == first
+    assert pair.start().config.init_from_revision is None  # a folder has none
