@@ -6,6 +6,37 @@ from typing import Any
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.adapters import check_adapters
+from aegis_policy.knowledge.controller import PenaltyController
+from aegis_policy.network.backbone import Backbone
+
+# What an adapter checkpoint names as its base when that base is the pre-trained backbone itself.
+FROM_BACKBONE = "aegis_vla/from-backbone"
+
+
+class Adapters:
+    """What LeRobot calls on a policy that is to get adapters."""
+
+    config: AegisVLAConfig
+    backbone: Backbone
+    penalty_controller: PenaltyController | None
+
+    @property
+    def _adapted(self) -> bool:
+        """Whether peft has put adapters into this policy: it leaves their configuration behind."""
+        return hasattr(self, "peft_config")
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        return default_targets(self.backbone.layers())
+
+    def _build_peft_config(self, cli_overrides: dict[str, Any]) -> Any:
+        built = super()._build_peft_config(cli_overrides)  # type: ignore[misc]  # LeRobot's policy comes after this
+        return with_dora(built) if self.config.use_dora else built
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        state = ["progress"] if self.penalty_controller is None else ["progress", "penalty_controller"]
+        accept_adapters(self.config, peft_config, state=state)
+        if not self.config.pretrained_path:
+            self.name_or_path = FROM_BACKBONE
 
 
 def default_targets(layers: Iterable[str]) -> dict[str, Any]:

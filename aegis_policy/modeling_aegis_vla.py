@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from lerobot.policies import PreTrainedPolicy
 from lerobot.policies.common.flow_matching import sample_noise
 from lerobot.policies.common.vla_utils import pad_vector
@@ -18,7 +19,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from aegis_policy.adapter_config import accept_adapters, default_targets, with_dora
+from aegis_policy.adapter_config import FROM_BACKBONE, Adapters
 from aegis_policy.aegis import GaussianAnchor
 from aegis_policy.answering import VLM
 from aegis_policy.averaging import WeightAverages
@@ -30,6 +31,7 @@ from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
 from aegis_policy.knowledge.sources import find_anchor
+from aegis_policy.model_card import tell_knowledge
 from aegis_policy.monitor import Monitor, ask_on_first_rank, load_monitor
 from aegis_policy.network.backbone import Prefix
 from aegis_policy.network.checkpointing import checkpointable, recompute_in_backward
@@ -44,12 +46,10 @@ from aegis_policy.processor_aegis_vla import vlm_inputs
 from aegis_policy.progress import Progress, accept_former_names
 from aegis_policy.real_time_chunking import RealTimeChunking
 
-# What an adapter checkpoint of LeRobot's PEFT names as its base when that base is the pre-trained backbone itself.
-FROM_BACKBONE = "aegis_vla/from-backbone"
 _SPEC = "anchor_spec"
 
 
-class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
+class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
     """A VLM and an action expert, trained so that the VLM keeps what it knew.
 
     State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
@@ -333,11 +333,6 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
             spec = json.dumps(anchor.spec()).encode()
             self.register_buffer(_SPEC, torch.frombuffer(bytearray(spec), dtype=torch.uint8).to(device))
 
-    @property
-    def _adapted(self) -> bool:
-        """Whether peft has put adapters into this policy: it leaves their configuration behind."""
-        return hasattr(self, "peft_config")
-
     def _make_retention(self) -> Retention:
         parts = (self.config, self.backbone, self.anchor, self.vlm.processor, self.penalty_controller)
         self._made_retention = Retention(*parts, adapted=self._adapted)
@@ -378,20 +373,11 @@ class AegisVLAPolicy(RealTimeChunking, PreTrainedPolicy):
         model._make_retention()
         return model
 
-    # --- LeRobot's PEFT ------------------------------------------------------------------------------------------
+    # --- the hub -------------------------------------------------------------------------------------------------
 
-    def _get_default_peft_targets(self) -> dict[str, Any]:
-        return default_targets(self.backbone.layers())
-
-    def _build_peft_config(self, cli_overrides: dict[str, Any]) -> Any:
-        built = super()._build_peft_config(cli_overrides)
-        return with_dora(built) if self.config.use_dora else built
-
-    def _validate_peft_config(self, peft_config: Any) -> None:
-        state = ["progress"] if self.penalty_controller is None else ["progress", "penalty_controller"]
-        accept_adapters(self.config, peft_config, state=state)
-        if not self.config.pretrained_path:
-            self.name_or_path = FROM_BACKBONE
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """LeRobot's card, and in it what the policy still knows."""
+        return tell_knowledge(super().generate_model_card(*args, **kwargs), self.config, self._scores)
 
 
 def _act_on_averages(policy: AegisVLAPolicy, prefix: str, keep_vars: bool) -> None:
