@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "checkpoint",
-        help="a training's output folder, a pretrained_model folder, a plain vision-language model or 'nano'",
+        help="a training's output folder, a pretrained_model folder, a plain vision-language model, a hub id or 'nano'",
     )
     parser.add_argument("question", nargs="*", help="what to ask; may be several, each in quotes")
     parser.add_argument(

@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+# Of a repository on the hub: weights as safetensors, configurations, tokenizers.
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 NANO = "nano"  # the embedded backbone, untouched
 
 
@@ -9,20 +14,17 @@ def find_checkpoint(given: str | Path) -> str | Path:
     """The folder with `config.json` that `given` means.
 
     Accepted: `"nano"`; a folder that holds a `config.json` (a checkpoint's `pretrained_model`, or a plain
-    vision-language model); a checkpoint's folder; a training's output folder (its last checkpoint counts).
+    vision-language model); a checkpoint's folder; a training's output folder (its last checkpoint counts); the hub id
+    of a policy or of a model, `owner/name` or `owner/name@revision`, which is fetched.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no checkpoint in it.
+        FileNotFoundError: If there is no such folder or repository, or no checkpoint in it.
     """
     if str(given) == NANO:
         return NANO
     folder = Path(given)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {folder}. A checkpoint is a training's output folder, its "
-            "checkpoints/<step>/pretrained_model, a folder with a vision-language model in transformers' "
-            f"format, or {NANO!r} for the embedded backbone."
-        )
+        folder = _from_hub(str(given))
     checkpoints = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     numbered = sorted(p for p in checkpoints.iterdir() if p.is_dir() and p.name.isdigit())
     candidates = [folder, folder / "pretrained_model", checkpoints / "last" / "pretrained_model"]
@@ -34,4 +36,19 @@ def find_checkpoint(given: str | Path) -> str | Path:
     raise FileNotFoundError(
         f"{folder} holds no checkpoint: neither config.json, nor pretrained_model/, nor checkpoints/ with "
         f"one in it. It holds: {held}. If a training is under way there, its first checkpoint is yet to come."
+    )
+
+
+def _from_hub(given: str) -> Path:
+    name, _, revision = given.partition("@")
+    why = "and it is no hub id, owner/name"
+    if name.count("/") == 1:
+        try:
+            return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            why = f"and the hub gives nothing for it ({str(error).strip().splitlines()[0].rstrip('.')})"
+    raise FileNotFoundError(
+        f"There is no folder {given}, {why}. A checkpoint is a training's output folder, its "
+        "checkpoints/<step>/pretrained_model, a folder or hub id with a policy or with a vision-language model in "
+        f"transformers' format, or {NANO!r} for the embedded backbone."
     )

@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "checkpoint",
-        help="a training's output folder, a pretrained_model folder, a plain vision-language model or 'nano'",
+        help="a training's output folder, a pretrained_model folder, a plain vision-language model, a hub id or 'nano'",
     )
     parser.add_argument(
         "--probe", help=f"comma-separated, of {','.join(list_probes())} (default: {','.join(standard_probes())})"

@@ -158,6 +158,24 @@ def test_a_folder_without_a_checkpoint_is_described(tmp_path):
         find_checkpoint(tmp_path)
 
 
+def test_a_hub_id_is_the_folder_that_the_hub_gives(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hub" / "models--someone--policy"
+    (repository / "refs").mkdir(parents=True)
+    for name, commit in (("main", "a" * 40), ("v1", "b" * 40)):
+        (repository / "refs" / name).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "config.json").write_text("{}")
+    assert find_checkpoint("someone/policy").name == "a" * 40
+    assert find_checkpoint("someone/policy@v1").name == "b" * 40
+    with pytest.raises(FileNotFoundError, match="no folder someone/other, and the hub gives nothing for it"):
+        find_checkpoint("someone/other")
+    with pytest.raises(FileNotFoundError, match="no folder absent, and it is no hub id"):
+        find_checkpoint("absent")
+
+
 class Counted(Probe):
     def samples(self):
         made.append(self.name)
