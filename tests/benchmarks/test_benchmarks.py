@@ -17,6 +17,7 @@ RUNS = {
     "inference": ["--size=tiny", "--batches=1"],
     "subspace": ["--shape=tiny-smolvlm2"],
     "subspace arithmetic": ["--arithmetic"],
+    "reading": ["--episodes=1", "--chunks=1,2", "--image-size=32"],
 }
 
 
