@@ -1,6 +1,7 @@
 """What a policy's card on the hub says beyond LeRobot's: what was fine-tuned, how, and what it still knows."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from huggingface_hub import ModelCard
@@ -27,15 +28,28 @@ aegis-probe {repository}
 ```
 
 """
+# Beside knowledge, projection and reference: told where they are not at their defaults.
+TOLD = (
+    "use_peft",
+    "use_dora",
+    "tune_vision",
+    "num_vlm_layers",
+    "penalty_bound",
+    "loss_temperature",
+    "cotraining_share",
+    "optimizer_backbone_lr",
+    "optimizer_vision_lr",
+)
 
 
-def tell_knowledge(card: ModelCard, config: AegisVLAConfig, scores: Mapping[str, float]) -> ModelCard:
+def tell_knowledge(card: ModelCard, config: AegisVLAConfig, scores: Mapping[str, float], *, step: int) -> ModelCard:
     """The card with a section on knowledge, and with the model that was fine-tuned in its metadata.
 
     Args:
         card: LeRobot's.
         config: Of the policy.
         scores: The monitor's last, `vqa` and `vqa_<family>`: shares of right answers. May be empty.
+        step: After how many training steps it gave them; those before the first are of the untouched backbone.
     """
     base = config.init_from or config.backbone
     on_hub = base != NANO and not Path(base).exists()
@@ -44,7 +58,7 @@ def tell_knowledge(card: ModelCard, config: AegisVLAConfig, scores: Mapping[str,
     section = SECTION.format(
         base=f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`",
         treatment=_treatment(config),
-        answers=_answers(scores),
+        answers=_answers(scores, step) if scores and step else "nothing is on record (`--policy.probe_freq`).",
         repository=config.repo_id or "FOLDER",
     )
     before, place, after = card.text.partition(PLACE)
@@ -53,18 +67,20 @@ def tell_knowledge(card: ModelCard, config: AegisVLAConfig, scores: Mapping[str,
 
 
 def _treatment(config: AegisVLAConfig) -> str:
-    options: dict[str, object] = {"knowledge": config.knowledge}
+    told = ["knowledge"]
     if config.knowledge == "aegis":
-        options["projection"] = config.projection
+        told.append("projection")
         if config.projection in SUBSPACES:
-            options |= {"energy": config.energy} if config.epsilon is None else {"epsilon": config.epsilon}
+            told.append("energy" if config.epsilon is None else "epsilon")
     if config.penalty_weight or config.projects_on_reference:
-        options |= {"reference": config.reference, "penalty_weight": config.penalty_weight}
-    return ", ".join(f"`{name}={value}`" for name, value in options.items())
+        told += ["reference", "penalty_weight", "reference_samples", "reference_every"]
+    defaults = {field.name: field.default for field in fields(config)}
+    told += [name for name in TOLD if getattr(config, name) != defaults[name]]
+    return ", ".join(f"`{name}={getattr(config, name)}`" for name in told)
 
 
-def _answers(scores: Mapping[str, float]) -> str:
-    if not scores:
-        return "nobody asked while it trained (`--policy.probe_freq`)."
+def _answers(scores: Mapping[str, float], step: int) -> str:
     shares = [f"{name.removeprefix('vqa_').replace('_', ' ')} {share:.1%}" for name, share in scores.items()]
-    return f"{', '.join(shares)} right (questions of the training's monitor; `vqa` is all of them)."
+    return (
+        f"{', '.join(shares)} right after {step:,} steps (questions of the training's monitor; `vqa` is all of them)."
+    )

@@ -55,7 +55,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
     State beside the weights: the anchor, the number of training steps, the seed of their noise and the scale of an
     adaptive penalty (all in the checkpoint; beside adapters all but the anchor); with `ema_decay` the averages of the
     weights (`averaging`); the micro-batches of the step so far; the queue of actions still to be carried out; the
-    monitor's last scores.
+    monitor's last scores and the step that they are of.
     """
 
     config_class = AegisVLAConfig
@@ -89,6 +89,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         self._compiled: int | None = None
         self._monitor: Monitor | None = None
         self._scores: dict[str, float] = {}
+        self._asked_at = 0
         self._layer_distances: list[float] = []
         self._micro_batch = 0  # backward passes whose gradients add up to the next step
         if not (from_checkpoint or adapters_follow):
@@ -130,7 +131,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
             self._require_optimizer()
         if training and self.config.probe_freq and not self._scores:
             # where the curve begins, and where a resumed one goes on
-            self._scores = ask_on_first_rank(self.probe, self.backbone)
+            self._ask()
         self.act_on_averages(not training)
         layers: list[torch.nn.Module] = []
         if training and self.config.gradient_checkpointing:
@@ -240,7 +241,11 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         self._micro_batch = 0
         frequency = self.config.probe_freq
         if frequency and int(self.progress.training_steps) % frequency == 0:
-            self._scores = ask_on_first_rank(self.probe, self.backbone)
+            self._ask()
+
+    def _ask(self) -> None:
+        self._scores = ask_on_first_rank(self.probe, self.backbone)
+        self._asked_at = int(self.progress.training_steps)
 
     def probe(self) -> dict[str, float]:
         """What the backbone still knows, now: the monitor's scores, also in the log of the steps that follow."""
@@ -377,7 +382,8 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """LeRobot's card, and in it what the policy still knows."""
-        return tell_knowledge(super().generate_model_card(*args, **kwargs), self.config, self._scores)
+        card = super().generate_model_card(*args, **kwargs)
+        return tell_knowledge(card, self.config, self._scores, step=self._asked_at)
 
 
 def _act_on_averages(policy: AegisVLAPolicy, prefix: str, keep_vars: bool) -> None:

@@ -24,7 +24,7 @@ def checkpoint_of(config: "AegisVLAConfig") -> Checkpoint:
 
 
 def take_over(config: "AegisVLAConfig") -> None:
-    """Sets the fields of `config` that the checkpoint it starts from decides, and the commit of one on the hub.
+    """Sets the fields of `config` that the checkpoint it starts from decides, and its commit where none was named.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -54,7 +54,7 @@ def take_over(config: "AegisVLAConfig") -> None:
     taken = {name: value for name, value in taken.items() if getattr(config, name) != value}
     for name, value in taken.items():
         setattr(config, name, value)
-    config.init_from_revision = config.init_from_revision or checkpoint.commit  # whoever loads it again gets the same
+    config.init_from_revision = config.init_from_revision or checkpoint.commit  # as `load_backbone` does
     logging.info("Taken over from %s: %s", checkpoint.path, taken)
 
 
