@@ -24,12 +24,12 @@ SCHEMA = 1  # of the JSON file; goes up when a reader of an older file would mis
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     console = Console(stderr=True)
     try:
         probes = _chosen_probes(arguments)
-        checkpoint = find_checkpoint(arguments.checkpoint)
         _check_writable(arguments.out)
+        checkpoint = find_checkpoint(arguments.checkpoint)
     except (ValueError, OSError) as error:
         console.print(f"aegis-probe: {error}", style="red", markup=False, soft_wrap=True)
         return 2
@@ -174,7 +174,8 @@ def _check_writable(out: Path | None) -> None:
         raise IsADirectoryError(f"--out is the JSON file to write; {out} is a folder.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="aegis-probe",
         description="Ask a checkpoint questions about images or the world and report its accuracy by question family.",

@@ -35,9 +35,32 @@ def test_the_shipped_studies_pass(file):
         ({"arm": {"policy.knowlege": "none"}}, "arms.subspace.options: `policy`: The fields `knowlege` are not valid"),
         ({"arm": {"policy.knowledge": "some"}}, "arms.subspace.options: knowledge must be one of .*: got 'some'"),
         ({"arm": {"peft.r": "x"}}, "arms.subspace.options: `peft.r`: Couldn't parse 'x' into an int"),
+        (
+            {"arm": {"policy.energy": "none"}},
+            "arms.subspace.options: `policy.energy`: Couldn't parse 'none' into a float",
+        ),
         ({"arm": {"polcy.knowledge": "none"}}, "arms.subspace.options: The fields `polcy` are not valid"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_arm_or_set(changed, told):
     with pytest.raises(ValueError, match=told):
         require_options(studied(**changed))
+
+
+def test_values_are_written_as_on_a_command_line():
+    require_options(studied(arm={"policy.energy": "null", "policy.epsilon": "1e-1", "policy.projection": "subspace"}))
+    require_options(studied(arm={"policy.image_options": '{"do_resize": true}', "peft": None, "peft.r": 8}))
+
+
+def test_what_lerobot_reads_from_the_command_line_itself_is_left_to_it():
+    require_options(studied(arm={"policy.path": "someone/policy"}))
+    require_options(studied(rollouts={"type": "somebodys", "discover_packages_path": "somebodys_environments"}))
+
+
+def test_options_of_the_probe_are_those_of_aegis_probe():
+    content = study_content(("naive",))
+    content["arms"]["again"] = {"of": "naive", "probe_options": {"batch_size": 7}}
+    with pytest.raises(ValueError, match=r"arms\.again\.probe_options: .*unrecognized arguments: --batch_size=7"):
+        require_options(make_study(content))
+    content["arms"]["again"]["probe_options"] = {"batch-size": 7}
+    require_options(make_study(content))
