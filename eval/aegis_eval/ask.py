@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ PROMPT = "question> "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)  # questions before and after options
     console = Console(stderr=True)
     try:
+        look = _look(arguments)
         checkpoint = find_checkpoint(arguments.checkpoint)
-        images = _images(arguments, checkpoint)
+        images = look(_cameras_of(checkpoint))
         # Loads torch and transformers: not for --help or a mistake on the command line.
         from aegis_policy.answering import load_vlm
         from aegis_policy.vqa import VQASample
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         console.print(f"aegis-ask: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -50,7 +53,10 @@ def _typed(lines: Iterable[str]) -> Iterator[str]:
             print(PROMPT, end="", flush=True)
 
 
-def _images(arguments: argparse.Namespace, checkpoint: str | Path) -> tuple[Image.Image, ...]:
+Look = Callable[[Sequence[str]], tuple[Image.Image, ...]]  # from the image features that a policy sees, in its order
+
+
+def _look(arguments: argparse.Namespace) -> Look:
     """What the questions are about, in the order in which the prompt shows it.
 
     Raises:
@@ -58,9 +64,12 @@ def _images(arguments: argparse.Namespace, checkpoint: str | Path) -> tuple[Imag
     """
     if bool(arguments.image) == (arguments.dataset is not None):
         raise ValueError("Give --image FILE (once for each camera), or --dataset FOLDER and --frame: one of the two.")
-    if arguments.dataset is None:
-        return tuple(_open(path) for path in arguments.image)
-    return _frame(arguments.dataset, arguments.frame, arguments.camera, seen=_cameras_of(checkpoint))
+    if arguments.dataset is not None:
+        return _frame(arguments.dataset, arguments.frame or 0, arguments.camera)
+    if arguments.frame is not None or arguments.camera:
+        raise ValueError("--frame and --camera choose from a --dataset; leave them out with --image.")
+    pictures = tuple(_open(path) for path in arguments.image)
+    return lambda seen: pictures
 
 
 def _open(path: Path) -> Image.Image:
@@ -70,7 +79,7 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"--image must be a picture that PIL reads: {error}") from None
 
 
-def _frame(folder: Path, index: int, cameras: Sequence[str], *, seen: Sequence[str]) -> tuple[Image.Image, ...]:
+def _frame(folder: Path, index: int, cameras: Sequence[str]) -> Look:
     """A frame of a LeRobotDataset: of the cameras named, or else of those that the policy sees, in its order."""
     if not (folder / "meta" / "info.json").is_file():
         raise ValueError(f"--dataset must be the folder of a LeRobotDataset: {folder} has no meta/info.json.")
@@ -79,13 +88,13 @@ def _frame(folder: Path, index: int, cameras: Sequence[str], *, seen: Sequence[s
     dataset = LeRobotDataset(folder.name, root=folder)
     if not 0 <= index < len(dataset):
         raise ValueError(f"--frame must be 0 to {len(dataset) - 1}, the frames of {folder}: got {index}.")
-    held = {key.removeprefix("observation.images."): key for key in dataset.meta.camera_keys}
+    keys = [key for key in dataset.meta.camera_keys if key not in dataset.meta.depth_keys]
+    held = {key.removeprefix("observation.images."): key for key in keys}
     strange = [camera for camera in cameras if camera not in held]
     if strange:
         raise ValueError(f"--camera must be one of {', '.join(held)}: got {', '.join(strange)}.")
-    row = dataset[index]
-    shown = [held[camera] for camera in cameras] or [key for key in seen if key in row] or list(held.values())
-    return tuple(_picture(row[key]) for key in shown)
+    row, named = dataset[index], [held[camera] for camera in cameras]
+    return lambda seen: tuple(_picture(row[key]) for key in named or [key for key in seen if key in keys] or keys)
 
 
 def _picture(image: Any) -> Image.Image:
@@ -104,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aegis-ask",
         description="Ask a checkpoint about a picture, or about a frame of a dataset. Without a question on the "
-        "command line, questions are read line by line from the terminal or a file.",
+        "command line, questions are read from standard input, a line each, until it ends (Ctrl-D).",
         epilog='Example: aegis-ask outputs/touch "how many objects are there?" --dataset=data/touch --frame=120',
     )
     parser.add_argument(
@@ -116,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; again for another camera"
     )
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="a LeRobotDataset, in place of pictures")
-    parser.add_argument("--frame", type=int, default=0, help="which of its frames (default: 0)")
+    parser.add_argument("--frame", type=int, help="which of its frames (default: 0)")
     parser.add_argument(
         "--camera",
         action="append",

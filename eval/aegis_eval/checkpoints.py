@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from httpx import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 # Of a repository on the hub: weights as safetensors, configurations, tokenizers.
-FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+NOT_FILES = ["*training_state/*"]  # of lerobot-train's checkpoints: its optimizers
 NANO = "nano"  # the embedded backbone, untouched
 
 
@@ -44,9 +46,12 @@ def _from_hub(given: str) -> Path:
     why = "and it is no hub id, owner/name"
     if name.count("/") == 1:
         try:
-            return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            why = f"and the hub gives nothing for it ({str(error).strip().splitlines()[0].rstrip('.')})"
+            return Path(
+                snapshot_download(name, revision=revision or None, allow_patterns=FILES, ignore_patterns=NOT_FILES)
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+            told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            why = f"and the hub gives nothing for it ({told})"
     raise FileNotFoundError(
         f"There is no folder {given}, {why}. A checkpoint is a training's output folder, its "
         "checkpoints/<step>/pretrained_model, a folder or hub id with a policy or with a vision-language model in "

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="aegis-interpolate",
         description="Write the checkpoint between a pre-trained backbone and the policy that was trained from it.",
     )
-    parser.add_argument("checkpoint", help="a training's output folder, or its pretrained_model folder")
+    parser.add_argument("checkpoint", help="a training's output folder, its pretrained_model folder, or a hub id")
     parser.add_argument("--weight", type=float, default=0.5, help="share of the fine-tuned weights (default: 0.5)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")

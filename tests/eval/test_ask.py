@@ -67,6 +67,8 @@ class Listener:
     [
         ([], "Give --image FILE"),
         (["--image={here}", "--dataset={data}"], "one of the two"),
+        (["--image={here}/absent.png", "--frame=3"], "--frame and --camera choose from a --dataset"),
+        (["--image={here}/absent.png", "--camera=front"], "--frame and --camera choose from a --dataset"),
         (["--image={here}/absent.png"], "--image must be a picture"),
         (["--image={here}"], "--image must be a picture"),
         (["--dataset={here}"], "has no meta/info.json"),
@@ -78,3 +80,27 @@ def test_what_cannot_be_looked_at_is_told(dataset, tmp_path, capsys, options, to
     filled = [option.format(here=tmp_path, data=dataset) for option in options]
     assert main(["nano", "hm?", *filled]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_can_be_seen_without_a_checkpoint_is_checked_before_one_is_fetched(tmp_path, capsys):
+    assert main(["someone/absent", "hm?"]) == 2
+    assert "Give --image FILE" in capsys.readouterr().err
+
+
+def test_options_may_stand_between_questions(samples, tmp_path, capsys):
+    samples[0].images[0].save(tmp_path / "picture.png")
+    assert main(["nano", "is there a cube?", f"--image={tmp_path / 'picture.png'}", "is there a ball?"]) == 0
+    assert capsys.readouterr().out.splitlines()[::2] == ["is there a cube?", "is there a ball?"]
+
+
+class Interrupted:
+    def isatty(self):
+        return False
+
+    def __iter__(self):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_conversation_ends_quietly(dataset, monkeypatch):
+    monkeypatch.setattr("sys.stdin", Interrupted())
+    assert main(["nano", f"--dataset={dataset}"]) == 130

@@ -176,6 +176,15 @@ def test_a_hub_id_is_the_folder_that_the_hub_gives(tmp_path, monkeypatch):
         find_checkpoint("absent")
 
 
+def test_the_reason_that_the_hub_gives_is_told_whole(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("403 Client Error. (Request ID: 1)\n\nAccess to model someone/gated is restricted.")
+
+    monkeypatch.setattr("aegis_eval.checkpoints.snapshot_download", refuse)
+    with pytest.raises(FileNotFoundError, match="Access to model someone/gated is restricted"):
+        find_checkpoint("someone/gated")
+
+
 class Counted(Probe):
     def samples(self):
         made.append(self.name)
