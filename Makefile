@@ -52,7 +52,8 @@ bench: setup
 	$(RUN)/subspace.py --shape smolvlm2-500m --out $(CPU)/4-subspace-smolvlm2
 	$(RUN)/subspace.py --arithmetic --out $(CPU)/4-subspace-arithmetic
 	$(RUN)/scaling.py --out $(CPU)/5-scaling
-	$(RUN)/environment.py | tee $(CPU)/6-environment.txt
+	$(RUN)/reading.py --out $(CPU)/6-reading
+	$(RUN)/environment.py | tee $(CPU)/7-environment.txt
 	cat $(CPU)/*.md > $(CPU).md
 
 GPU := $(BENCH)/gpu

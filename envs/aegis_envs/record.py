@@ -73,7 +73,8 @@ def _parser(environment: Recordable) -> argparse.ArgumentParser:
     add("--episodes", type=int, default=500, help="successful episodes to record, the tasks in turn")
     add("--seed", type=int, default=0, help="same seed and options, same dataset")
     environment.add_options(parser)
-    add("--video", action="store_true", help="store MP4 instead of images: smaller, slower to read on a CPU")
+    help_video = "store MP4 instead of images: smaller, and quicker to read where chunks are long (docs/performance.md)"
+    add("--video", action="store_true", help=help_video)
     add("--resume", action="store_true", help="go on with an interrupted recording of the same options")
     return parser
 
