@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from aegis_policy.answering import load_vlm
         from aegis_policy.vqa import VQASample
 
-        with console.status(f"Loading {checkpoint}"):
+        with console.status(f"Loading {checkpoint}"), redirect_stdout(sys.stderr):  # answers alone on standard output
             vlm = load_vlm(str(checkpoint), device=arguments.device, adapters=arguments.adapters == "on")
         for question in arguments.question or _typed(sys.stdin):
             sample = VQASample(images=images, question=question, answers=(), family="asked")
