@@ -73,8 +73,7 @@ def _parser(environment: Recordable) -> argparse.ArgumentParser:
     add("--episodes", type=int, default=500, help="successful episodes to record, the tasks in turn")
     add("--seed", type=int, default=0, help="same seed and options, same dataset")
     environment.add_options(parser)
-    help_video = "store MP4 instead of images: smaller, and quicker to read where chunks are long (docs/performance.md)"
-    add("--video", action="store_true", help=help_video)
+    add("--video", action="store_true", help="store MP4, not images: smaller, quicker to read where chunks are long")
     add("--resume", action="store_true", help="go on with an interrupted recording of the same options")
     return parser
 

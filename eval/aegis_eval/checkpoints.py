@@ -4,7 +4,7 @@ from pathlib import Path
 
 from httpx import HTTPError
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 
 # Of a repository on the hub: weights as safetensors, configurations, tokenizers.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -49,7 +49,7 @@ def _from_hub(given: str) -> Path:
             return Path(
                 snapshot_download(name, revision=revision or None, allow_patterns=FILES, ignore_patterns=NOT_FILES)
             )
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        except (HFValidationError, HTTPError, OSError) as error:
             told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             why = f"and the hub gives nothing for it ({told})"
     raise FileNotFoundError(
