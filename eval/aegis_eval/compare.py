@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             source=Origin("aegis-compare", shlex.join(["aegis-compare", *given])),
             console=console,
             only=_names(arguments.only),
-            seeds=[int(seed) for seed in _names(arguments.seeds)],
+            learning_rates=_numbers("--learning-rates", arguments.learning_rates, float),
+            seeds=_numbers("--seeds", arguments.seeds, int),
             report_only=arguments.report_only,
             into=[(document, name()) for document in arguments.into],
         ),
@@ -117,6 +118,7 @@ def compare(
     source: Origin,
     console: Console,
     only: Sequence[str] = (),
+    learning_rates: Sequence[float] = (),
     seeds: Sequence[int] = (),
     report_only: bool = False,
     into: Sequence[tuple[Path, str]] = (),
@@ -128,6 +130,7 @@ def compare(
         source: The command, for the report.
         console: Where to show progress and the table.
         only: Arms to run; empty for all.
+        learning_rates: Peak learning rates to run; empty for all.
         seeds: Training seeds to run; empty for all.
         report_only: Whether to run nothing.
         into: Documents whose tables are made anew, and the study's name in them.
@@ -143,7 +146,7 @@ def compare(
         except ValueError as error:
             raise ValueError(f"--into {document}: {error}") from None
     planned = plan_runs(place.study)
-    wanted = plan_runs(place.study, only=only, seeds=seeds)
+    wanted = plan_runs(place.study, only=only, learning_rates=learning_rates, seeds=seeds)
     if report_only:
         _report(place, source=source, console=console, into=into)
         return 0
@@ -216,7 +219,8 @@ def _report(place: Place, *, source: Origin, console: Console, into: Sequence[tu
 def _tell(failure: Failure, source: Origin, console: Console) -> None:
     console.print(f"\nFailed: {failure.run.name}. {failure.reason}", **FOR_PEOPLE)
     if source.program == "aegis-compare":
-        alone = f"{source.command} --only {failure.run.arm.name} --seeds {failure.run.seed}"
+        run = failure.run
+        alone = f"{source.command} --only {run.arm.name} --learning-rates {run.lr:g} --seeds {run.seed}"
         console.print(f"\nOnce that is mended, to run it alone:\n\n{alone}", **FOR_PEOPLE)
     else:
         console.print(f"\nOnce that is mended, the same {source.program} goes on where it was.", **FOR_PEOPLE)
@@ -224,6 +228,13 @@ def _tell(failure: Failure, source: Origin, console: Console) -> None:
 
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _numbers[N: (int, float)](option: str, text: str | None, kind: type[N]) -> list[N]:
+    try:
+        return [kind(name) for name in _names(text)]
+    except ValueError as error:
+        raise ValueError(f"{option} takes numbers separated by commas; received {text!r} ({error}).") from None
 
 
 def _slurm(given: Sequence[str]) -> dict[str, Any]:
@@ -262,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         help="parameter of submitit's SlurmExecutor, as partition=gpu or time=240 (minutes); may be given again",
     )
     parser.add_argument("--only", metavar="ARM,ARM", help="run these arms only")
+    parser.add_argument("--learning-rates", metavar="RATE,RATE", help="run at these peak learning rates only")
     parser.add_argument("--seeds", metavar="SEED,SEED", help="run these training seeds only")
     parser.add_argument("--quick", action="store_true", help="shrink the study as its section `quick:` says")
     parser.add_argument(

@@ -34,28 +34,35 @@ class Run:
         return out / "runs" / self.arm.name / f"lr{self.lr:g}" / f"seed{self.seed}"
 
 
-def plan_runs(study: Study, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+def plan_runs(
+    study: Study, *, only: Sequence[str] = (), learning_rates: Sequence[float] = (), seeds: Sequence[int] = ()
+) -> list[Run]:
     """All runs: a whole seed of every arm before the next seed, so that a study cut short is still a comparison.
 
     Args:
         study: The study.
         only: Names of the arms to run; empty for all.
+        learning_rates: Peak learning rates to run; empty for all.
         seeds: Training seeds to run; empty for all.
 
     Raises:
-        ValueError: If an arm or a seed is not of this study.
+        ValueError: If an arm, a learning rate or a seed is not of this study.
     """
     for name in only:
         study.arm(name)
-    foreign = sorted(set(seeds) - set(study.seeds))
-    if foreign:
-        raise ValueError(f"--seeds must be some of the study's {list(study.seeds)}; received {foreign}.")
+    for option, some, every in (
+        ("--learning-rates", learning_rates, study.learning_rates),
+        ("--seeds", seeds, study.seeds),
+    ):
+        if foreign := sorted(set(some) - set(every)):
+            raise ValueError(f"{option} must be some of the study's {list(every)}; received {foreign}.")
     return [
         Run(arm, lr, seed)
         for seed in study.seeds
         for lr in study.learning_rates
         for arm in study.arms
         if (not only or arm.name in only)
+        and (not learning_rates or lr in learning_rates)
         and (not seeds or seed in seeds)
         and lr in _restricted(study, arm, "learning_rates")
         and seed in _restricted(study, arm, "seeds")

@@ -155,7 +155,7 @@ def test_a_tiny_comparison_runs_and_a_failing_run_stops_no_other(tmp_path):
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Failed: broken-lr0.001-seed1000" in run.stdout
     assert "num_vlm_layers must lie between 1 and the language model's depth" in run.stdout  # the end of its log
-    assert "--only broken --seeds 1000" in run.stdout
+    assert "--only broken --learning-rates 0.001 --seeds 1000" in run.stdout
     assert "Failed: lost-lr0.001-seed1000. It takes the training of broken" in run.stdout
     naive, again = (
         json.loads((out / f"results/{arm}-lr0.001-seed1000.json").read_text()) for arm in ("naive", "asked_again")

@@ -62,8 +62,12 @@ def test_the_same_folder_with_other_weights_is_another_run(tmp_path):
     assert weights(b"old") != weights(b"newer")
 
 
-def test_runs_can_be_chosen_by_arm_and_seed_and_a_wrong_choice_is_told(study):
+def test_runs_can_be_chosen_by_arm_rate_and_seed_and_a_wrong_choice_is_told(study):
     assert {run.name for run in plan_runs(study, only=["lora"], seeds=[1001])} == {"lora-lr0.001-seed1001"}
+    assert {run.lr for run in plan_runs(study)} == {3e-4, 1e-3}
+    assert {run.lr for run in plan_runs(study, learning_rates=[3e-4])} == {3e-4}
+    with pytest.raises(ValueError, match=r"--learning-rates must be some of .*received \[0.1\]"):
+        plan_runs(study, learning_rates=[0.1])
     with pytest.raises(ValueError, match="no arm 'absent'"):
         plan_runs(study, only=["absent"])
     with pytest.raises(ValueError, match=r"\[1000, 1001, 1002\]; received \[7\]"):
