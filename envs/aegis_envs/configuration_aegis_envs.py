@@ -27,7 +27,8 @@ class AegisTabletopEnv(EnvConfig):
         image_size: Height and width of the images in pixels.
         cameras: `front`, `wrist` or `front,wrist`.
         kinds: Colour-shape combinations of the objects asked for: `shown`, `never_shown` or `all`.
-        phrasings: Instructions: `shown`, `never_shown`, `all` of these, or (touch alone) `questions`.
+        phrasings: Instructions: `shown`, `never_shown`, `all` of these, `attributes` ("the red object", "the
+            cylinder"), or (touch alone) `questions`.
         objects: Graspable objects on the table, 2 to 5.
         randomize: What of the world is drawn anew in each episode: `none`, `all`, or some of `lights`, `textures`,
             `camera`, `dynamics`, `latency`, `backlash`, separated by commas.

@@ -4,10 +4,14 @@ An instruction is a task's template with a referring expression in it:
 
     "tap {object}"  +  "the leftmost object"  ->  "tap the leftmost object"
 
-Demonstrations name the object by colour and shape. What they never do is evaluated apart: other verbs, and expressions
-that have to be worked out from the scene. A task may also be put as a question that is answered by acting ("which one
-is the green cylinder?", answered by touching it: Act2Answer, arXiv 2606.19297). Which expressions fit only one object
-is for the scene to see to (layout.py), so each one is a class of scenes as much as a phrase.
+Demonstrations name the object by colour and shape. What they never do is evaluated apart: one of the two words alone
+("the red object", "the cylinder"), other verbs, and expressions that have to be worked out from the scene. A task may
+also be put as a question that is answered by acting ("which one is the green cylinder?", answered by touching it:
+Act2Answer, arXiv 2606.19297). Which expressions fit only one object is for the scene to see to (layout.py), so each one
+is a class of scenes as much as a phrase.
+
+How much of it a backbone can know differs. The embedded one was asked about "the red object" and "the cylinder" while
+it was pre-trained. The other verbs and the expressions about the scene were in no question that it ever saw.
 """
 
 from dataclasses import dataclass
@@ -17,18 +21,21 @@ import numpy as np
 
 from aegis_envs.objects import ObjectKind
 
-CHOICES = ("shown", "never_shown", "all", "questions")
+CHOICES = ("shown", "never_shown", "attributes", "all", "questions")
 
 
 class Reference(StrEnum):
     """How an instruction refers to the object it is about."""
 
     NAME = "name"  # the red cube
+    COLOUR = "colour"  # the red object
+    SHAPE = "shape"  # the cube
     OTHER_SHAPE = "other_shape"  # the object that is not a cube
     LEFTMOST = "leftmost"  # in the front camera's image
     RIGHTMOST = "rightmost"
 
 
+ATTRIBUTES = (Reference.COLOUR, Reference.SHAPE)
 NEVER_SHOWN_REFERENCES = (Reference.OTHER_SHAPE, Reference.LEFTMOST, Reference.RIGHTMOST)
 
 
@@ -36,7 +43,8 @@ NEVER_SHOWN_REFERENCES = (Reference.OTHER_SHAPE, Reference.LEFTMOST, Reference.R
 class Templates:
     """A task's sentences, with `{object}` and, where there is a target, `{disc}` to be filled in.
 
-    `questions` are never shown either and not among "never_shown": they are asked apart.
+    `questions`, and references by one attribute, are never shown either and not among "never_shown": they are asked
+    apart.
     """
 
     shown: tuple[str, ...]
@@ -55,6 +63,8 @@ class Phrasing:
         """The sentence about `target` in a scene with `others`."""
         expression = {
             Reference.NAME: f"the {target}",
+            Reference.COLOUR: f"the {target.colour} object",
+            Reference.SHAPE: f"the {target.shape}",
             Reference.OTHER_SHAPE: f"the object that is not a {others[0].shape if others else ''}",
             Reference.LEFTMOST: "the leftmost object",
             Reference.RIGHTMOST: "the rightmost object",
@@ -63,9 +73,10 @@ class Phrasing:
 
 
 def draw_phrasing(templates: Templates, choice: str, rng: np.random.Generator) -> Phrasing:
-    """Draws a phrasing: `"shown"`, `"never_shown"`, from `"all"` of these two, or one of the `"questions"`.
+    """Draws a phrasing: `"shown"`, `"never_shown"`, from `"all"` of these two, by `"attributes"`, or `"questions"`.
 
-    Half of the never-shown phrasings have a new verb, half a known verb and a new referring expression.
+    Half of the never-shown phrasings have a new verb, half a known verb and a new referring expression. With attributes
+    the verb is a shown one, and the object is named by its colour or by its shape alone, one as often as the other.
 
     Raises:
         ValueError: If `choice` is none of these, or questions are asked of a task that has none.
@@ -80,6 +91,8 @@ def draw_phrasing(templates: Templates, choice: str, rng: np.random.Generator) -
         choice = str(rng.choice(["shown", "never_shown"]))
     if choice == "shown":
         return Phrasing(str(rng.choice(templates.shown)), Reference.NAME)
+    if choice == "attributes":
+        return Phrasing(str(rng.choice(templates.shown)), ATTRIBUTES[rng.integers(len(ATTRIBUTES))])
     if rng.random() < 0.5:
         return Phrasing(str(rng.choice(templates.never_shown)), Reference.NAME)
     reference = NEVER_SHOWN_REFERENCES[rng.integers(len(NEVER_SHOWN_REFERENCES))]

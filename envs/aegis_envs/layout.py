@@ -42,7 +42,9 @@ def draw_layout(rng: np.random.Generator, *, objects: int, discs: int, kinds: st
         reference: The referring expression that has to fit.
     """
     object_kinds = _draw_kinds(rng, objects, kinds, reference)
-    colours = rng.permutation(list(COLOURS))[:discs]
+    # "the red object" must not be a disc either
+    taken = object_kinds[0].colour if reference is Reference.COLOUR else None
+    colours = [c for c in rng.permutation(list(COLOURS)) if c != taken][:discs]
     disc_kinds = [ObjectKind(str(c), TARGET_SHAPE) for c in colours]
     places = _draw_places(rng, objects + discs)
     while not _fits(reference, places[:objects]):
@@ -66,6 +68,10 @@ def _draw_kinds(rng: np.random.Generator, objects: int, kinds: str, reference: R
         shapes = [s for s in SHAPES if s != target.shape]
         shape = shapes[rng.integers(len(shapes))]
         others = [k for k in others if k.shape == shape]
+    elif reference is Reference.SHAPE:
+        others = [k for k in others if k.shape != target.shape]
+    elif reference is Reference.COLOUR:
+        others = [k for k in others if k.colour != target.colour]
     chosen = rng.permutation(len(others))[: objects - 1]
     return [target, *(others[i] for i in chosen)]
 

@@ -69,7 +69,7 @@ def find_recordable(name: str) -> Recordable:
 def _tabletop_options(parser: ArgumentParser) -> None:
     _add(parser, "task", default="touch", help="touch, push_to, lift, place, a comma-separated list, or all")
     _add(parser, "kinds", default="shown", help="objects asked for: shown, never_shown or all")
-    _add(parser, "phrasings", default="shown", help="instructions: shown, never_shown, all, questions")
+    _add(parser, "phrasings", default="shown", help="instructions: shown, never_shown, attributes, all, questions")
     _add(parser, "objects", type=int, default=3, help="graspable objects on the table, 2 to 5")
     _add(
         parser,

@@ -70,6 +70,34 @@ def test_shown_and_never_shown_sentences_never_meet(task) -> None:
     assert all(str(target) in sentence for sentence in said("shown"))
 
 
+@pytest.mark.parametrize("kinds", ["shown", "never_shown", "all"])
+@pytest.mark.parametrize("objects", [3, 5])
+def test_one_word_is_enough_to_name_the_target_by_an_attribute(kinds: str, objects: int) -> None:
+    for seed in SEEDS:
+        by_colour = _layout(seed, reference=Reference.COLOUR, kinds=kinds, objects=objects)
+        target, *others = (p.kind.colour for p in (*by_colour.objects, *by_colour.discs))
+        assert target not in others
+        by_shape = _layout(seed, reference=Reference.SHAPE, kinds=kinds, objects=objects)
+        target, *others = (p.kind.shape for p in (*by_shape.objects, *by_shape.discs))
+        assert target not in others
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_attributes_come_with_known_verbs_and_no_full_name(task) -> None:
+    rng = np.random.default_rng(0)
+    layout = _layout(0)
+    target, *others = (p.kind for p in layout.objects)
+    disc = layout.discs[0].kind
+    drawn = [draw_phrasing(task.templates, "attributes", rng) for _ in range(200)]
+    assert {d.template for d in drawn} <= set(task.templates.shown)
+    said = [d.instruction(target, tuple(others), disc) for d in drawn]
+    assert not any(str(target) in sentence for sentence in said)
+    by_colour = sum(f"the {target.colour} object" in sentence for sentence in said)
+    assert 70 < by_colour < 130 and all(
+        f"the {target.shape}" in s for s in said if f"the {target.colour} object" not in s
+    )
+
+
 def test_questions_name_what_is_to_be_touched_and_are_no_instructions() -> None:
     templates = TASKS["touch"].templates
     rng = np.random.default_rng(0)
