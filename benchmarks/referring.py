@@ -1,0 +1,125 @@
+"""Which of the expressions that demonstrations never use a backbone knows, and what comes of them in the episodes.
+
+    python benchmarks/referring.py [--model nano] [--count 200] [--results results/nano]
+
+First, the model is asked about the object that an expression means, in scenes in which it fits that object alone: for
+its colour, or for its shape if the expression says the colour ("What shape is the red object?"). Three objects are on
+the table, so that a guess among what is seen is right in about a third. Second, the never-shown episodes of a study
+are split by what is new in the sentence: half of them have a new verb and name the object by colour and shape, half a
+known verb and an expression about the scene.
+"""
+
+import argparse
+import re
+from collections import defaultdict
+from itertools import count
+from pathlib import Path
+
+import gymnasium
+from measure import Table
+from PIL import Image
+from tqdm import tqdm
+
+from aegis_envs import GYM_ID
+from aegis_eval.beginnings import instructions
+from aegis_eval.run_result import read_result
+from aegis_eval.scoring import ask_all
+from aegis_eval.statistics import Rate, rate
+from aegis_policy.answering import load_vlm
+from aegis_policy.vqa import VQASample
+
+CAMERA = "front"
+KNOWN = {"the red object": r"the \w+ object$", "the cylinder": r"the (cube|ball|cylinder)$"}
+SCENE = {
+    "the leftmost object": "the leftmost object",
+    "the rightmost object": "the rightmost object",
+    "the object that is not a cube": r"the object that is not a \w+",
+}
+FIRST_SEED = 500_000
+SET = "never_shown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano", help="checkpoint, transformers folder or hub id")
+    parser.add_argument("--count", type=int, default=200, help="questions an expression")
+    parser.add_argument("--results", type=Path, default=Path("results/nano"), help="of aegis-compare")
+    options = parser.parse_args()
+    print(knowledge(options.model, options.count).markdown(), "", sep="\n")
+    print(episodes(options.results).markdown())
+
+
+def knowledge(model: str, wanted: int) -> Table:
+    """What the model answers about the objects that the expressions mean."""
+    samples = [
+        *_questions("attributes", KNOWN, wanted=wanted),
+        *_questions(SET, SCENE, wanted=wanted),
+    ]
+    rates = ask_all(load_vlm(model), samples).rates()
+    title = f"Answers of {model}, {wanted} questions an expression, percent right with Wilson's interval."
+    return Table(title, ("expression", "right"), [[name, _percent(rates[name])] for name in (*KNOWN, *SCENE)])
+
+
+def episodes(folder: Path) -> Table:
+    """Success on the never-shown episodes of every arm, all seeds together, by what is new."""
+    found: dict[tuple[str, float], dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[tuple[str, float], set[int]] = defaultdict(set)
+    told: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*-seed*.json")):
+        run = read_result(file)
+        plan = run.settings["rollouts"]
+        seeds[run.arm, run.lr].add(run.seed)
+        for task, marks in run.successes[SET].items():
+            if task not in told:
+                first = plan["seed"]
+                told[task] = instructions(plan["sets"][SET], task, seeds=range(first, first + len(marks)))
+            for sentence, mark in zip(told[task], marks, strict=True):
+                found[run.arm, run.lr][_novelty(sentence)].append(mark == "1")
+    columns = ("a new verb", *SCENE)
+    rows = [
+        [f"{arm}, {lr:g}", str(len(seeds[arm, lr])), *(_percent(rate(sum(by[c]), len(by[c]))) for c in columns)]
+        for (arm, lr), by in found.items()
+    ]
+    return Table(f"Success on the set {SET} by what is new in the sentence, percent.", ("arm", "seeds", *columns), rows)
+
+
+def _questions(phrasings: str, expressions: dict[str, str], *, wanted: int) -> list[VQASample]:
+    environment = gymnasium.make(GYM_ID, task="touch", kinds="all", phrasings=phrasings, cameras=(CAMERA,))
+    samples: dict[str, list[VQASample]] = {name: [] for name in expressions}
+    with tqdm(total=wanted * len(expressions), unit="question", desc=phrasings, disable=None) as progress:
+        for seed in count(FIRST_SEED):
+            if all(len(some) == wanted for some in samples.values()):
+                break
+            observation, _ = environment.reset(seed=seed)
+            bare = environment.unwrapped
+            name, expression = _expression(bare.task_description, expressions)
+            if name is None or len(samples[name]) == wanted:
+                continue
+            target = bare.scene_objects()[0]
+            says_colour = target.colour in expression
+            question = f"What {'shape' if says_colour else 'colour'} is {expression}?"
+            answer = target.shape if says_colour else target.colour
+            image = Image.fromarray(observation["pixels"][CAMERA])
+            samples[name].append(VQASample(images=(image,), question=question, answers=(answer,), family=name))
+            progress.update()
+    environment.close()
+    return [sample for some in samples.values() for sample in some]
+
+
+def _expression(sentence: str, expressions: dict[str, str]) -> tuple[str | None, str]:
+    for name, pattern in expressions.items():
+        if match := re.search(pattern, sentence):
+            return name, match.group()
+    return None, ""
+
+
+def _novelty(sentence: str) -> str:
+    return _expression(sentence, SCENE)[0] or "a new verb"
+
+
+def _percent(found: Rate) -> str:
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}] of {found.trials}"
+
+
+if __name__ == "__main__":
+    main()
