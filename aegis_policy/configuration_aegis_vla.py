@@ -3,23 +3,17 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
+from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS, SUBSPACES
-from aegis_policy.demonstrations import CHOOSE_CAMERAS
+from aegis_policy.aegis import SUBSPACES
+from aegis_policy.configuration_rules import check_features, check_options
 from aegis_policy.knowledge.recipe import Recipe, recipe_of
-from aegis_policy.knowledge.reference import ANCHORED, REFERENCES
-from aegis_policy.network.flow import SAMPLERS
+from aegis_policy.knowledge.reference import ANCHORED
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
 from aegis_policy.pretrained.take_over import take_over
 
-KNOWLEDGE = ("aegis", "none", "stop_gradient", "frozen")
-DTYPES = ("float32", "bfloat16", "float16")
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-TIME_CONDITIONINGS = ("concat", "adaptive_norm")
-PROMPT_FORMS = ("processor", "pi0", "pi05")
 GENERIC_QUESTIONS = (
     "What is in the picture?",
     "How many objects are there?",
@@ -186,57 +180,7 @@ class AegisVLAConfig(PreTrainedConfig):
             take_over(self)
         for name, value in asdict(self.recipe).items():  # what is saved says what was done
             setattr(self, name, value)
-        _one_of("time_conditioning", self.time_conditioning, TIME_CONDITIONINGS)
-        _one_of("prompt_form", self.prompt_form, PROMPT_FORMS)
-        _one_of("knowledge", self.knowledge, KNOWLEDGE)
-        _one_of("projection", self.recipe.projection, PROJECTIONS)
-        _one_of("sampler", self.sampler, SAMPLERS)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
-        _one_of("compile_mode", self.compile_mode, COMPILE_MODES)
-        if not 1 <= self.n_action_steps <= self.chunk_size:
-            raise ValueError(
-                f"n_action_steps must lie between 1 and chunk_size: got {self.n_action_steps} of a chunk of "
-                f"{self.chunk_size}."
-            )
-        for name in (
-            "num_inference_steps",
-            "expert_width_ratio",
-            "expert_hidden_size",
-            "expert_intermediate_size",
-            "padded_action_size",
-            "prompt_max_tokens",
-            "num_vlm_layers",
-            "optimizer_lr",
-            "anchor_samples",
-            "cotraining_samples",
-            "reference_every",
-            "probe_count",
-        ):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} must be positive: got {value}.")
-        if self.probe_freq < 0:
-            raise ValueError(f"probe_freq must be a number of steps, or 0 for never: got {self.probe_freq}.")
-        if self.image_options and self.prompt_form != "processor":
-            raise ValueError(
-                f"prompt_form={self.prompt_form} prepares images as openpi does and asks no image processor: leave out "
-                f"image_options={self.image_options}."
-            )
-        if self.init_from and self.num_vlm_layers is not None:
-            raise ValueError(
-                f"The expert of init_from reads every layer of its VLM: num_vlm_layers={self.num_vlm_layers} would cut "
-                "off what it has learned to read. Leave it out, or start a new expert with --policy.backbone."
-            )
-        for name in ("optimizer_backbone_lr", "optimizer_vision_lr"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"{name} must not be negative: got {value}. 0 lets that part stay as it is.")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(
-                f"ema_decay is the share of the average that stays in a step, in (0, 1): got {self.ema_decay}. For "
-                "example 0.999; null keeps no average."
-            )
-        self._check_subspace()
-        self._check_reference()
+        check_options(self)
 
     @property
     def action_size(self) -> int:
@@ -266,88 +210,13 @@ class AegisVLAConfig(PreTrainedConfig):
         """Whether each step's projection wants the reference's gradient."""
         return self.knowledge == "aegis" and self.projection not in SUBSPACES
 
-    def _check_reference(self) -> None:
-        _one_of("reference", self.recipe.reference, REFERENCES)
-        for name in ("penalty_weight", "reference_samples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}. 0 switches it off.")
-        if self.penalty_weight and self.knowledge in ("frozen", "stop_gradient"):
-            raise ValueError(
-                f"penalty_weight pulls a backbone back that learns from actions; with knowledge={self.knowledge} it "
-                "does not. Leave penalty_weight at 0, or use knowledge=none or aegis."
-            )
-        if self.reference != "moments" and not (self.penalty_weight or self.projects_on_reference):
-            raise ValueError(
-                f"Nothing would use reference={self.reference}: knowledge={self.knowledge} with "
-                f"projection={self.projection} does not project on it and penalty_weight is 0. Give a penalty_weight, "
-                "or projection=gradient, first_moment or update."
-            )
-        if self.reference_every != 1 and not (self.penalty_weight or self.projects_on_reference):
-            raise ValueError(
-                f"reference_every={self.reference_every} spaces looks at a reference that nothing uses here: "
-                f"knowledge={self.knowledge} with projection={self.projection} does not project on it and "
-                "penalty_weight is 0. Leave it at 1."
-            )
-        if self.reference == "answers" and not self.reference_questions:
-            raise ValueError("reference=answers asks reference_questions: give at least one.")
-        if self.penalty_bound is not None and not (self.penalty_bound > 0 and self.penalty_weight):
-            raise ValueError(
-                f"penalty_bound={self.penalty_bound} bounds the distance that penalty_weight={self.penalty_weight} "
-                "holds back: both must be positive. penalty_weight is where the weight begins, for example 1."
-            )
-        if self.loss_temperature is not None and self.loss_temperature <= 0:
-            raise ValueError(f"loss_temperature must be positive, or null: got {self.loss_temperature}.")
-        if not 0 <= self.cotraining_share < 1:
-            raise ValueError(f"cotraining_share is a share of all samples, in [0, 1): got {self.cotraining_share}.")
-        if self.cotraining_share and self.knowledge == "frozen":
-            raise ValueError(
-                "cotraining_share trains the backbone on VQA samples, knowledge=frozen keeps it as it is. Choose one; "
-                "knowledge=stop_gradient lets VQA samples alone train it."
-            )
-
-    def _check_subspace(self) -> None:
-        if (self.epsilon is None) == (self.energy is None):
-            raise ValueError(
-                f"Exactly one of epsilon (soft) and energy (hard) shapes the subspace: got epsilon={self.epsilon} and "
-                f"energy={self.energy}. For the soft form give --policy.energy=null --policy.epsilon=0.3."
-            )
-        if self.epsilon is not None and self.epsilon <= 0:
-            raise ValueError(f"epsilon must be positive: got {self.epsilon}. Larger leaves more open.")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ValueError(f"energy is a share and must lie in (0, 1]: got {self.energy}.")
-
     def validate_features(self) -> None:
         """Checks that the data has what the policy needs.
 
         Raises:
-            ValueError: Without an image or an action feature.
+            ValueError: Without an image or an action feature, or with one of a shape that the policy cannot read.
         """
-        if not self.image_features:
-            raise ValueError(
-                "aegis_vla looks at the world through a VLM and needs at least one image feature "
-                f"(observation.images.*); the data offers {sorted(self.input_features or {})}."
-            )
-        if self.action_feature is None:
-            raise ValueError(
-                f"aegis_vla needs an `action` feature; the data offers {sorted(self.output_features or {})}."
-            )
-        if self.action_size < self.action_feature.shape[0]:
-            raise ValueError(
-                f"Actions are padded to padded_action_size={self.padded_action_size} and must not be larger; those of "
-                f"the data have {self.action_feature.shape[0]} numbers. Start from a policy made for as many."
-            )
-        if self.prompt_form != "processor" and self.robot_state_feature is None:
-            raise ValueError(
-                f"A policy of prompt_form={self.prompt_form} reads the robot's state; the data offer "
-                f"{sorted(self.input_features or {})}. Record observation.state, or start without init_from."
-            )
-        sizes = {key: f.shape for key, f in self.image_features.items() if f.type is FeatureType.VISUAL}
-        rgb = [key for key, shape in sizes.items() if len(shape) == 3 and 3 in (shape[0], shape[2])]
-        if len(rgb) < len(sizes):
-            raise ValueError(
-                f"Image features must be RGB, of shape (3, height, width): got {sizes}. Leave a depth camera out. "
-                + CHOOSE_CAMERAS % next(iter(rgb), "observation.images.front")
-            )
+        check_features(self)
 
     def get_optimizer_preset(self) -> AegisAdamWConfig:
         """AdamW that keeps each protected layer's anchor."""
@@ -384,8 +253,3 @@ class AegisVLAConfig(PreTrainedConfig):
     def reward_delta_indices(self) -> None:
         """No rewards."""
         return None
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}: got {value!r}.")
