@@ -12,6 +12,7 @@ known verb and an expression about the scene.
 import argparse
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from tqdm import tqdm
 
 from aegis_envs import GYM_ID
 from aegis_eval.beginnings import instructions
-from aegis_eval.run_result import read_result
+from aegis_eval.bootstrap import difference_estimate, success_estimate
+from aegis_eval.run_result import RunResult, read_result
 from aegis_eval.scoring import ask_all
-from aegis_eval.statistics import Rate, rate
+from aegis_eval.statistics import Rate
+from aegis_eval.tables import percent
 from aegis_policy.answering import load_vlm
 from aegis_policy.vqa import VQASample
 
@@ -36,15 +39,15 @@ SCENE = {
     "the object that is not a cube": r"the object that is not a \w+",
 }
 FIRST_SEED = 500_000
-SET = "never_shown"
+SET, BASELINE = "never_shown", "naive"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="checkpoint, transformers folder or hub id")
     parser.add_argument("--count", type=int, default=200, help="questions an expression")
     parser.add_argument("--results", type=Path, default=Path("results/nano"), help="of aegis-compare")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print(knowledge(options.model, options.count).markdown(), "", sep="\n")
     print(episodes(options.results).markdown())
 
@@ -61,26 +64,42 @@ def knowledge(model: str, wanted: int) -> Table:
 
 
 def episodes(folder: Path) -> Table:
-    """Success on the never-shown episodes of every arm, all seeds together, by what is new."""
-    found: dict[tuple[str, float], dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    seeds: dict[tuple[str, float], set[int]] = defaultdict(set)
-    told: dict[str, list[str]] = {}
+    """Success on the never-shown episodes of every arm, by what is new in the sentence."""
+    runs: dict[tuple[str, float], dict[int, RunResult]] = defaultdict(dict)
     for file in sorted(folder.glob("*-seed*.json")):
         run = read_result(file)
-        plan = run.settings["rollouts"]
-        seeds[run.arm, run.lr].add(run.seed)
-        for task, marks in run.successes[SET].items():
-            if task not in told:
-                first = plan["seed"]
-                told[task] = instructions(plan["sets"][SET], task, seeds=range(first, first + len(marks)))
-            for sentence, mark in zip(told[task], marks, strict=True):
-                found[run.arm, run.lr][_novelty(sentence)].append(mark == "1")
-    columns = ("a new verb", *SCENE)
-    rows = [
-        [f"{arm}, {lr:g}", str(len(seeds[arm, lr])), *(_percent(rate(sum(by[c]), len(by[c]))) for c in columns)]
-        for (arm, lr), by in found.items()
+        runs[run.arm, run.lr][run.seed] = run
+    plan = next(iter(next(iter(runs.values())).values())).settings["rollouts"]
+    seeds = range(plan["seed"], plan["seed"] + plan["episodes"])
+    told = {task: instructions(plan["sets"][SET], task, seeds=seeds) for task in plan["sets"][SET]["task"].split(",")}
+    rows = []
+    for (arm, lr), by_seed in runs.items():
+        row = [f"{arm}, {lr:g}"]
+        for new_verb in (True, False):
+            found, strata = _marks(by_seed, told, new_verb=new_verb)
+            row.append(percent(success_estimate(found, strata)))
+            if arm != BASELINE:
+                naive, _ = _marks(runs[BASELINE, lr], told, new_verb=new_verb)
+                row.append(percent(difference_estimate(found, naive, strata), sign="+"))
+            else:
+                row.append("–")
+        rows.append(row)
+    header = ("arm", "a new verb (%)", "over naive (points)", "about the scene (%)", "over naive (points)")
+    return Table(f"Success on the set {SET} by what is new in the sentence.", header, rows)
+
+
+def _marks(
+    runs: dict[int, RunResult], told: dict[str, list[str]], *, new_verb: bool
+) -> tuple[dict[int, list[bool]], list[str]]:
+    """Training seed -> success, and each episode's task, where the verb (or else the expression) is new."""
+    kept = [
+        (task, i)
+        for task, sentences in told.items()
+        for i, sentence in enumerate(sentences)
+        if (_expression(sentence, SCENE)[0] is None) == new_verb
     ]
-    return Table(f"Success on the set {SET} by what is new in the sentence, percent.", ("arm", "seeds", *columns), rows)
+    marks = {seed: [run.successes[SET][task][i] == "1" for task, i in kept] for seed, run in runs.items()}
+    return marks, [task for task, _ in kept]
 
 
 def _questions(phrasings: str, expressions: dict[str, str], *, wanted: int) -> list[VQASample]:
@@ -111,10 +130,6 @@ def _expression(sentence: str, expressions: dict[str, str]) -> tuple[str | None,
         if match := re.search(pattern, sentence):
             return name, match.group()
     return None, ""
-
-
-def _novelty(sentence: str) -> str:
-    return _expression(sentence, SCENE)[0] or "a new verb"
 
 
 def _percent(found: Rate) -> str:

@@ -41,6 +41,16 @@ def test_the_smallest_setting_runs_and_leaves_its_tables(run: str, benchmark_mod
     assert out.with_suffix(".png").is_file() == (name == "scaling")
 
 
+def test_never_shown_episodes_are_split_by_what_is_new_for_every_arm_that_was_kept(benchmark_module, capsys) -> None:
+    results = BENCHMARKS.parent / "results/nano"
+    benchmark_module("referring").main(["--count=2", f"--results={results}"])
+    asked, acted = capsys.readouterr().out.split("Success on")
+    assert all("of 2" in line for line in asked.splitlines() if line.startswith("| the "))
+    arms = {line.split("|")[1].strip() for line in acted.splitlines()[4:] if line.startswith("|")}
+    kept = {tuple(file.stem.rsplit("-", 2)[:2]) for file in results.glob("*-seed*.json")}
+    assert arms == {f"{arm}, {rate.removeprefix('lr')}" for arm, rate in kept}
+
+
 def test_a_ratio_is_formed_within_a_round(benchmark_module) -> None:
     measure = benchmark_module("measure")
     # Everything took ten times longer in the second and third round: the ratio does not care.
