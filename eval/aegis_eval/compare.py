@@ -14,7 +14,7 @@ from rich.console import Console
 
 from aegis_envs import choose_gl_backend
 from aegis_eval.beginnings import require_environments
-from aegis_eval.display import Display, duration
+from aegis_eval.display import Display, duration, study_console
 from aegis_eval.embed import check_document, embed_tables
 from aegis_eval.execution import Place, pending_stages, read_pretrained, read_results, share_stages
 from aegis_eval.facts import Origin
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(given)
-    console = Console(soft_wrap=True)
+    console = study_console()
 
     def name() -> str:
         return str(arguments.study.stem) + ("-quick" if arguments.quick else "")

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from aegis_eval.compare import compare, guarded, make_place, repository_study
+from aegis_eval.display import study_console
 from aegis_eval.execution import Place
 from aegis_eval.facts import Origin
 from aegis_eval.jobs import available_cores
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(given)
-    console = Console(soft_wrap=True)
+    console = study_console()
     source = Origin("aegis-demo", shlex.join(["aegis-demo", *given]))
     return guarded("aegis-demo", lambda: compare(_place(arguments), source=source, console=console), console=console)
 

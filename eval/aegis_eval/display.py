@@ -1,5 +1,6 @@
 """How far a study is: bars on a terminal, a line now and then in a log file."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,17 @@ from rich.text import Text
 
 from aegis_eval.jobs import Job, read_marker, read_tail
 
+LOG_WIDTH = 160  # characters: a log file has no width, and the tables want one
 LINE_EVERY_S = 30.0  # without a terminal
 TELLING_SHARE = 0.1  # below it a progress bar says little: the command's start-up is in it
+
+
+def study_console() -> Console:
+    """The console of a command that runs a study: as wide as the terminal, or in a log file as the tables need."""
+    console = Console(soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = LOG_WIDTH
+    return console
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aegis_eval.display import Activity, Display, duration, remaining_seconds
+from aegis_eval.display import LOG_WIDTH, Activity, Display, duration, remaining_seconds, study_console
 from aegis_eval.jobs import Job
 
 
@@ -60,3 +60,11 @@ def test_without_a_terminal_it_prints_lines(tmp_path):
 
 def test_durations_are_short():
     assert [duration(s) for s in (5, 65, 700, 7500)] == ["5 s", "1 min 05 s", "11 min", "2 h 05 min"]
+
+
+def test_a_log_file_is_wide_enough_for_the_tables_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert study_console().width == LOG_WIDTH
+    monkeypatch.setenv("COLUMNS", "72")
+    assert study_console().width == 72
