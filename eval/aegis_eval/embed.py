@@ -80,8 +80,10 @@ def _table(name: str, arms: str | None, comparison: Comparison) -> str:
 
 def _tables(comparison: Comparison) -> Mapping[str, Callable[[Comparison], str]]:
     made: dict[str, Callable[[Comparison], str]] = {
-        "overview": lambda c: markdown(_trained(_columns(_own(summary_cells(c)), "retention", "success"))),
-        "knowledge": lambda c: markdown(_columns(summary_cells(c), "VQA", "retention", "worst")),
+        "overview": lambda c: markdown(
+            _trained(_columns(_own(summary_cells(c)), "retention", "perplexity", "success"))
+        ),
+        "knowledge": lambda c: markdown(_columns(summary_cells(c), "VQA", "retention", "worst", "perplexity")),
         "success": lambda c: markdown(_trained(_columns(summary_cells(c), "success"))),
         "cost": lambda c: markdown(_trained(_columns(summary_cells(c), "action", "ms", "step time", "memory"))),
         "tasks": lambda c: markdown(task_cells(c)),

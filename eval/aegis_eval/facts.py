@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aegis_eval.probes import find_probe
 from aegis_eval.results import Comparison
 from aegis_eval.run_result import Command, RunResult
-from aegis_eval.tables import probes_of
+from aegis_eval.tables import passages_of, probes_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ def facts(comparison: Comparison, source: Origin) -> dict[str, str]:
         if study.anchor
         else "each training’s own",
         "probes": "; ".join(
-            f"{probe.name} v{probe.version}, {probe.count:,} questions"
-            for probe in (find_probe(name, count=study.probes.count) for name in probes_of(comparison))
+            f"{probe.name} v{probe.version}, {probe.count:,} {'questions' if probe.graded else 'passages'}"
+            for probe in (
+                find_probe(name, count=study.probes.count)
+                for name in (*probes_of(comparison), *passages_of(comparison))
+            )
         ),
         "rollouts": f"{study.rollouts.episodes} episodes a task of a set, the same initial states for all (from seed "
         f"{study.rollouts.seed}); {sets}",

@@ -12,7 +12,7 @@ from typing import Any
 from aegis_eval.beginnings import initial_states, instructions
 from aegis_eval.jobs import Job, read_marker
 from aegis_eval.provenance import as_typed, commit, machine, versions
-from aegis_eval.run_result import Command, Curve, Curves, LayerCurve, ProbeResult, RunResult, rounded
+from aegis_eval.run_result import Command, Curve, Curves, LayerCurve, PassageResult, ProbeResult, RunResult, rounded
 from aegis_eval.runs import PRETRAINED, Run, origin, pretrained_settings, run_settings
 from aegis_eval.stages import (
     acting_run,
@@ -40,7 +40,7 @@ def gather_pretrained(study: Study, out: Path) -> RunResult:
         lr=0.0,
         seed=0,
         settings=pretrained_settings(study),
-        probes=_read_probe(probe_file(out / PRETRAINED)),
+        **_read_probes(probe_file(out / PRETRAINED)),
         commands=_commands([probe]),
         **_provenance(),
     )
@@ -71,7 +71,7 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
         lr=run.lr,
         seed=run.seed,
         settings=run_settings(study, run, config_folder=config_folder()),
-        probes=_read_probe(probe_file(run.folder(out) / "probe")),
+        **_read_probes(probe_file(run.folder(out) / "probe")),
         successes=successes,
         # The loss of interpolated weights is not measured; adapters that are off answer only, so the loss stays.
         action_loss=log.mean("flow_loss", last=windows) if run.arm.interpolate is None else None,
@@ -101,11 +101,20 @@ def _commands(stages: Sequence[Job]) -> list[Command]:
     return [Command(job.name, as_typed(marker["command"]), marker["seconds"]) for job, marker in marked]
 
 
-def _read_probe(path: Path) -> dict[str, ProbeResult]:
-    content = json.loads(path.read_text())
+def _read_probes(path: Path) -> dict[str, Any]:
+    """What `aegis-probe --out` wrote, as fields of a result."""
+    content = json.loads(path.read_text())["probes"]
     return {
-        probe: ProbeResult(families=found["questions"], correct=found["correct"])
-        for probe, found in content["probes"].items()
+        "probes": {
+            name: ProbeResult(families=found["questions"], correct=found["correct"])
+            for name, found in content.items()
+            if "correct" in found
+        },
+        "passages": {
+            name: PassageResult(families=found["questions"], nats=found["nats"], tokens=found["tokens"])
+            for name, found in content.items()
+            if "nats" in found
+        },
     }
 
 

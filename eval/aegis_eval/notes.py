@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 from aegis_eval.bootstrap import REPLICATES
 from aegis_eval.results import Comparison
+from aegis_eval.tables import passages_of
 
 
 def interval_note(comparison: Comparison) -> str:
     """What the intervals are and what they cover, in words."""
     same = "Every arm meets the same questions and the same initial states."
+    if passages_of(comparison):
+        same += (
+            " Perplexity is per token, a geometric mean over seeds, its interval the bootstrap over passages and seeds."
+        )
     if len(comparison.seeds) <= 1:
         return (
             "Square brackets hold 95 % intervals: Wilson’s for rates, and for retention a bootstrap over questions. "

@@ -83,6 +83,9 @@ def _tile(comparison: Comparison, row: Row) -> str:
     for probe, found in row.vqa.items():
         before = comparison.untouched.get(probe, {}).get(ALL)
         rows.append((f"VQA, {probe}", _share(found[ALL]), f"from {_share(before)}" if before else ""))
+    for probe, estimate in row.perplexity.items():
+        start = comparison.untouched_perplexity.get(probe)
+        rows.append((f"perplexity, {probe}", f"{estimate.value:.1f}", f"from {start.value:.1f}" if start else ""))
     for name, acts in row.success.items():
         rows.append((f"success, {name.replace('_', ' ')}", _share(acts), _range(acts)))
     listed = "\n".join(

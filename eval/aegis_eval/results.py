@@ -11,6 +11,7 @@ from aegis_eval.bootstrap import Estimate, Marks, difference_estimate, retention
 from aegis_eval.run_result import ProbeResult, RunResult
 from aegis_eval.scoring import ALL
 from aegis_eval.study import Arm, Study
+from aegis_eval.surprise import perplexity_estimate
 
 WORST = "worst"  # the family that kept least; beside the families and `ALL` in a row's retention
 
@@ -25,6 +26,8 @@ class Row:
         runs: Training seed -> result.
         vqa: Probe -> family or `ALL` -> accuracy.
         retention: Probe -> family, `ALL` or `WORST` -> accuracy over that of the untouched backbone.
+        perplexity: Probe -> perplexity of its passages.
+        perplexity_ratio: Probe -> the same over that of the untouched backbone.
         vqa_difference: Probe -> accuracy minus that of the baseline at the same learning rate.
         success: Set -> success rate over all its tasks.
         tasks: Set -> task -> success rate.
@@ -40,6 +43,8 @@ class Row:
     runs: Mapping[int, RunResult]
     vqa: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     retention: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    perplexity: Mapping[str, Estimate] = field(default_factory=dict)
+    perplexity_ratio: Mapping[str, Estimate] = field(default_factory=dict)
     vqa_difference: Mapping[str, Estimate] = field(default_factory=dict)
     success: Mapping[str, Estimate] = field(default_factory=dict)
     tasks: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
@@ -58,6 +63,7 @@ class Comparison:
         study: What was asked for.
         rows: By arm, and within it by learning rate; rows without a run are left out.
         untouched: Probe -> family or `ALL` -> accuracy of the backbone before training.
+        untouched_perplexity: Probe -> perplexity of its passages before training.
         pretrained: Its result; None if it was not asked yet.
         planned: Number of runs of the study.
     """
@@ -65,6 +71,7 @@ class Comparison:
     study: Study
     rows: Sequence[Row]
     untouched: Mapping[str, Mapping[str, Estimate]]
+    untouched_perplexity: Mapping[str, Estimate]
     pretrained: RunResult | None
     planned: int
 
@@ -103,6 +110,7 @@ class Comparison:
             "runs_done": self.done,
             "runs_planned": self.planned,
             "untouched": {p: {f: asdict(e) for f, e in found.items()} for p, found in self.untouched.items()},
+            "untouched_perplexity": {p: asdict(found) for p, found in self.untouched_perplexity.items()},
             "rows": rows,
             "pretrained": asdict(self.pretrained) if self.pretrained else None,
             "runs": [asdict(run) for run in self.runs],
@@ -123,8 +131,15 @@ def compare_results(
         for lr in sorted(study.learning_rates)
         if (arm.name, lr) in runs
     ]
-    untouched = {} if pretrained is None else _vqa({0: pretrained})
-    return Comparison(study, rows, untouched, pretrained, planned)
+    before = {} if pretrained is None else {0: pretrained}
+    return Comparison(
+        study,
+        rows,
+        untouched=_vqa(before),
+        untouched_perplexity=_perplexity(before),
+        pretrained=pretrained,
+        planned=planned,
+    )
 
 
 def _row(
@@ -145,6 +160,8 @@ def _row(
         runs=runs,
         vqa=_vqa(runs),
         retention={p: _retention(runs, pretrained, p) for p in probes if pretrained and p in pretrained.probes},
+        perplexity=_perplexity(runs),
+        perplexity_ratio=_perplexity(runs, over=pretrained) if pretrained else {},
         vqa_difference={p: found for p, found in vqa_differences.items() if found},
         success={s: success_estimate(*_pooled(runs, s)) for s in sets},
         tasks={s: _tasks(runs, s) for s in sets},
@@ -165,6 +182,22 @@ def _vqa(runs: Mapping[int, RunResult]) -> dict[str, dict[str, Estimate]]:
             family: success_estimate({s: _of_family(a, family) for s, a in answers.items()}, _strata(first, family))
             for family in (ALL, *first.names())
         }
+    return found
+
+
+def _perplexity(runs: Mapping[int, RunResult], *, over: RunResult | None = None) -> dict[str, Estimate]:
+    """Of each probe's passages; with `over` in times what they cost there, where they were read there."""
+    found: dict[str, Estimate] = {}
+    for probe in _shared_names(runs, "passages"):
+        read = {seed: run.passages[probe] for seed, run in runs.items()}
+        first = next(iter(read.values()))
+        if over is None or probe in over.passages:
+            found[probe] = perplexity_estimate(
+                {seed: one.nats for seed, one in read.items()},
+                first.tokens,
+                first.families,
+                before=None if over is None else over.passages[probe].nats,
+            )
     return found
 
 
@@ -229,6 +262,8 @@ def _strata(answers: ProbeResult, family: str) -> list[str]:
 
 def _shared_names(runs: Mapping[int, RunResult], what: str) -> list[str]:
     """Probes or sets that every run has, in the order of the first."""
+    if not runs:
+        return []
     first, *others = [getattr(run, what) for run in runs.values()]
     return [name for name in first if all(name in other for other in others)]
 

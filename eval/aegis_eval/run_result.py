@@ -34,6 +34,21 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
+class PassageResult:
+    """What passages of text cost a language model.
+
+    Attributes:
+        families: Each passage's family.
+        nats: Negative log likelihood of each passage, natural logarithm.
+        tokens: How many tokens each passage is.
+    """
+
+    families: list[str]
+    nats: list[float]
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
 class Curve:
     """A quantity over training steps."""
 
@@ -95,6 +110,7 @@ class RunResult:
         machine: Where it ran.
         date: UTC, ISO 8601.
         probes: Probe name -> answers.
+        passages: Probe name -> what its passages cost.
         successes: Set -> task -> `"1011..."`, one character an episode in order of the start seed.
         action_loss: Flow-matching loss at the end, mean of the last windows.
         step_s: Seconds a training step, median over the log's windows, data loading included.
@@ -117,6 +133,7 @@ class RunResult:
     machine: str = ""
     date: str = ""
     probes: dict[str, ProbeResult] = field(default_factory=dict)
+    passages: dict[str, PassageResult] = field(default_factory=dict)
     successes: dict[str, dict[str, str]] = field(default_factory=dict)
     action_loss: float | None = None
     step_s: float | None = None
@@ -148,6 +165,7 @@ def read_result(path: Path) -> RunResult:
         raise ValueError(f"{path} is not of schema {SCHEMA}: run it again, or read it with the version that wrote it.")
     del content["digest"]
     content["probes"] = {name: ProbeResult(**probe) for name, probe in content["probes"].items()}
+    content["passages"] = {name: PassageResult(**probe) for name, probe in content.get("passages", {}).items()}
     content["curves"] = _curves(content["curves"])
     content["commands"] = [Command(**command) for command in content["commands"]]
     return RunResult(**content)

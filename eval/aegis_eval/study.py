@@ -23,7 +23,7 @@ from aegis_eval.plain_data import (
     section,
     whole_numbers,
 )
-from aegis_eval.probes import find_probe, require_graded
+from aegis_eval.probes import find_probe
 
 Options = Mapping[str, Any]
 
@@ -317,7 +317,12 @@ def _check_study(study: Study) -> None:
             f"{study.training.log_freq} of {study.training.steps}."
         )
     for name in study.probes.names:
-        require_graded(find_probe(name), "A comparison")
+        find_probe(name)
+    if not any(find_probe(name).graded for name in study.probes.names):
+        raise ValueError(
+            "probes.names must hold a probe whose answers are right or wrong, which retention is drawn from; received "
+            f"{', '.join(study.probes.names)}. Add nano_scenes, tabletop or facts."
+        )
     for what, values in (("learning_rates", study.learning_rates), ("seeds", study.seeds)):
         refuse_twins(values, what)
     study.arm(study.baseline)

@@ -5,19 +5,22 @@ r"""How surprising texts are to a language model, passage by passage.
 over passages i. Its interval is a bootstrap over passages, which are what another sample of the language would differ
 in; tokens of one passage are not independent. Passages are redrawn within their families, whose sizes are fixed. Nats
 and tokens of each passage are kept, so that two checkpoints with one tokenizer can be compared passage by passage.
+
+Over training seeds the mean is taken of nats, so that the value is a geometric mean of the seeds' perplexities; what is
+resampled are seeds and, once for all of them, passages (bootstrap.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aegis_eval.bootstrap import draw
+from aegis_eval.bootstrap import CONFIDENCE, Estimate, draw
 from aegis_eval.scoring import ALL
 
-BOUNDS = (0.025, 0.975)
+BOUNDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,29 @@ class Surprise:
         low, high = np.quantile(np.exp(times @ nats / (times @ tokens)), BOUNDS)
         value = float(np.exp(nats.sum() / tokens.sum()))
         return Perplexity(value, float(low), float(high), len(nats), int(tokens.sum()))
+
+
+def perplexity_estimate(
+    nats: Mapping[int, Sequence[float]],
+    tokens: Sequence[int],
+    families: Sequence[str],
+    *,
+    before: Sequence[float] | None = None,
+) -> Estimate:
+    """Perplexity over training seeds and passages, or how many times that of `before` it is, on the same passages.
+
+    Args:
+        nats: Training seed -> negative log likelihood of each passage (N,).
+        tokens: (N,) how many tokens each passage is.
+        families: (N,) each passage's.
+        before: (N,) the passages' nats before training, for the ratio.
+    """
+    start = np.zeros(len(tokens)) if before is None else np.asarray(before, dtype=np.float64)
+    table = np.asarray([list(one) for one in nats.values()], dtype=np.float64) - start  # (S, N)
+    lengths = np.asarray(tokens, dtype=np.float64)
+    draws = draw(len(table), tuple(families))
+    redrawn = (draws.seeds @ table / len(table) * draws.items).sum(axis=1) / (draws.items @ lengths)
+    low, high = np.exp(np.quantile(redrawn, BOUNDS))
+    by_seed = np.exp(table.sum(axis=1) / lengths.sum())
+    value = float(np.exp(table.mean(axis=0).sum() / lengths.sum()))
+    return Estimate(value, float(low), float(high), dict(zip(nats, by_seed.tolist(), strict=True)))

@@ -32,6 +32,16 @@ def percent(found: Estimate | None, *, seeds: bool = True, sign: str = "") -> st
     return text
 
 
+def plain(found: Estimate | None, *, form: str = ".2f", seeds: bool = True) -> str:
+    """`"34.43 [30.12, 39.00] (34.40, 34.46)"`, as it is."""
+    if found is None:
+        return NOTHING
+    text = f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    if seeds and len(found.by_seed) > 1:
+        text += f" ({', '.join(f'{value:{form}}' for value in found.by_seed.values())})"
+    return text
+
+
 def parts(text: str) -> tuple[str, str, str]:
     """Value, interval and seeds of a cell; empty where it has none."""
     found = _PARTS.match(text)
@@ -54,6 +64,12 @@ def probes_of(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys([*comparison.untouched, *(probe for row in comparison.rows for probe in row.vqa)]))
 
 
+def passages_of(comparison: Comparison) -> list[str]:
+    """Probes whose passages any row, or the untouched backbone, read."""
+    rows = (probe for row in comparison.rows for probe in row.perplexity)
+    return list(dict.fromkeys([*comparison.untouched_perplexity, *rows]))
+
+
 def sets_of(comparison: Comparison) -> list[str]:
     """Sets that any row was rolled out on."""
     return list(dict.fromkeys(name for row in comparison.rows for name in row.success))
@@ -62,11 +78,14 @@ def sets_of(comparison: Comparison) -> list[str]:
 def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
     """Heading and one row an arm and learning rate; the untouched backbone first."""
     probes, sets, base = probes_of(comparison), sets_of(comparison), comparison.study.arm(comparison.study.baseline)
+    passages = passages_of(comparison)
     head = [
         "arm",
         *[f"VQA {probe} (%)" for probe in probes],
+        *[f"perplexity {probe}" for probe in passages],
         *[f"retention {probe} (%)" for probe in probes],
         *[f"worst family {probe} (%)" for probe in probes],
+        *[f"perplexity {probe} / {UNTOUCHED}" for probe in passages],
         *[f"success {name} (%)" for name in sets],
         *[f"success {name}, over {base.label} (points)" for name in sets],
         "action loss",
@@ -74,14 +93,19 @@ def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
         f"step time / {base.label}",
         "memory (MiB)",
     ]
-    untouched = [percent(comparison.untouched.get(probe, {}).get(ALL), seeds=False) for probe in probes]
-    first = [UNTOUCHED, *untouched, *[NOTHING] * (len(head) - 1 - len(probes))]
+    untouched = [
+        *[percent(comparison.untouched.get(probe, {}).get(ALL), seeds=False) for probe in probes],
+        *[plain(comparison.untouched_perplexity.get(probe), seeds=False) for probe in passages],
+    ]
+    first = [UNTOUCHED, *untouched, *[NOTHING] * (len(head) - 1 - len(untouched))]
     rows = [
         [
             row_name(comparison, row),
             *[percent(row.vqa.get(p, {}).get(ALL), seeds=seeds) for p in probes],
+            *[plain(row.perplexity.get(p), seeds=seeds) for p in passages],
             *[percent(row.retention.get(p, {}).get(ALL), seeds=seeds) for p in probes],
             *[percent(row.retention.get(p, {}).get(WORST), seeds=seeds) for p in probes],
+            *[plain(row.perplexity_ratio.get(p), form=".3f", seeds=seeds) for p in passages],
             *[percent(row.success.get(s), seeds=seeds) for s in sets],
             *[percent(row.success_difference.get(s), seeds=seeds, sign="+") for s in sets],
             number(row.action_loss, ".3f"),
@@ -95,12 +119,14 @@ def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
 
 
 def short_cells(comparison: Comparison) -> Cells:
-    """The columns that fit a terminal: accuracy a probe, success a set, action loss, time."""
+    """The columns that fit a terminal: accuracy or perplexity a probe, success a set, action loss, time."""
     cells = summary_cells(comparison, seeds=False)
     kept = [
         place
         for place, heading in enumerate(cells[0])
-        if heading == "arm" or heading.startswith(("VQA", "action", "ms")) or re.match(r"success [^,]*$", heading)
+        if heading == "arm"
+        or heading.startswith(("VQA", "action", "ms"))
+        or re.match(r"success [^,]*$|perplexity [^/]*$", heading)
     ]
     return [[row[place] for place in kept] for row in cells]
 
@@ -185,7 +211,8 @@ def spreadsheet(comparison: Comparison) -> str:
     """CSV with a number a cell: a row a run, and a row an arm and learning rate (`seed` is `all`) with bounds."""
     records: list[dict[str, str]] = []
     if comparison.pretrained is not None:
-        records.append({"arm": "pretrained"} | _pooled_vqa(comparison.untouched))
+        before = _pooled_vqa(comparison.untouched) | _pooled("perplexity", comparison.untouched_perplexity)
+        records.append({"arm": "pretrained"} | before)
     for row in comparison.rows:
         key = {"arm": row.arm.name, "lr": f"{row.lr:g}"}
         records += [key | _run_record(row, run) for run in row.runs.values()]
@@ -203,8 +230,8 @@ def _row_record(row: Row) -> dict[str, str]:
     for probe, found in row.retention.items():
         for family, estimate in found.items():
             record |= _bounds(f"retention_{probe}_{family}", estimate)
-    for name, estimate in row.success.items():
-        record |= _bounds(f"success_{name}", estimate)
+    record |= _pooled("perplexity", row.perplexity) | _pooled("perplexity_ratio", row.perplexity_ratio)
+    record |= _pooled("success", row.success)
     for name, tasks in row.tasks.items():
         for task, estimate in tasks.items():
             record |= _bounds(f"success_{name}_{task}", estimate)
@@ -219,10 +246,14 @@ def _run_record(row: Row, run: RunResult) -> dict[str, str]:
     """Values of one seed, in the columns of the pooled rows."""
     record = {"seed": str(run.seed), "seeds": "1", "commit": run.commit}
     for prefix, tables in (("vqa", row.vqa), ("retention", row.retention), ("success", row.tasks)):
-        for name, found in tables.items():
-            record |= {f"{prefix}_{name}_{key}": _plain(e.by_seed.get(run.seed)) for key, e in found.items()}
-    for name, estimate in row.success.items():
-        record[f"success_{name}"] = _plain(estimate.by_seed.get(run.seed))
+        for name, by_family in tables.items():
+            record |= {f"{prefix}_{name}_{key}": _plain(e.by_seed.get(run.seed)) for key, e in by_family.items()}
+    for prefix, found in (
+        ("perplexity", row.perplexity),
+        ("perplexity_ratio", row.perplexity_ratio),
+        ("success", row.success),
+    ):
+        record |= {f"{prefix}_{name}": _plain(estimate.by_seed.get(run.seed)) for name, estimate in found.items()}
     return record | _costs(run)
 
 
@@ -231,6 +262,13 @@ def _pooled_vqa(tables: Mapping[str, Mapping[str, Estimate]]) -> dict[str, str]:
     for probe, found in tables.items():
         for family, estimate in found.items():
             record |= _bounds(f"vqa_{probe}_{family}", estimate)
+    return record
+
+
+def _pooled(prefix: str, found: Mapping[str, Estimate]) -> dict[str, str]:
+    record: dict[str, str] = {}
+    for name, estimate in found.items():
+        record |= _bounds(f"{prefix}_{name}", estimate)
     return record
 
 
