@@ -21,7 +21,7 @@ from aegis_eval.facts import Origin
 from aegis_eval.folder_lock import alone_in
 from aegis_eval.jobs import JobFailed, available_cores
 from aegis_eval.notes import interval_note
-from aegis_eval.options import require_options
+from aegis_eval.options import require_backbone, require_options
 from aegis_eval.results import compare_results
 from aegis_eval.runs import plan_runs
 from aegis_eval.stages import config_folder
@@ -154,6 +154,7 @@ def compare(
         results = read_results(place, planned)
         pending = [run for run in wanted if run.name not in results]
         if pending:
+            require_backbone(place.study)
             require_environments(place.study)
             require_options(place.study)
         stages = pending_stages(place, pending)

@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import draccus
@@ -11,12 +12,30 @@ import yaml
 from draccus.cfgparsing import parse_string
 from draccus.utils import DecodingError, ParsingError
 
+from aegis_eval.checkpoints import NANO
 from aegis_eval.probe import make_parser
 from aegis_eval.stages import as_options, config_folder
 from aegis_eval.study import Arm, Options, Study
 
 # LeRobot reads these from the command line itself, and what they name decides which others there are.
 ELSEWHERE = ("path", "discover_packages_path")
+
+
+def require_backbone(study: Study) -> None:
+    """Refuses a backbone that is not there, before anything is recorded; what a hub has is for the hub to say.
+
+    Raises:
+        ValueError: If it is neither `"nano"`, nor a folder with a model, nor can it be a hub id.
+    """
+    folder = Path(study.backbone)
+    if study.backbone == NANO or (folder / "config.json").is_file():
+        return
+    if folder.is_dir() or study.backbone.count("/") != 1:
+        raise ValueError(
+            f"backbone must be {NANO!r}, a folder with config.json and safetensors, or a hub id, owner/name; "
+            f"{study.backbone!r} is none of them. Make or fetch it first: the head of the study's file says how, where "
+            "the study wants one that does not ship."
+        )
 
 
 def require_options(study: Study) -> None:

@@ -18,7 +18,7 @@ from aegis_eval.study import read_study
 from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
 
 
-@pytest.mark.parametrize("name", ["default", "paper", "demo", "metaworld", "aloha", "libero"])
+@pytest.mark.parametrize("name", ["default", "paper", "demo", "mini", "metaworld", "aloha", "libero"])
 def test_a_training_configuration_parses_and_options_override_it(name, pytestconfig):
     file = pytestconfig.rootpath / f"configs/train/{name}.yaml"
     config = TrainPipelineConfig.from_pretrained(file, cli_args=["--policy.knowledge=none", "--steps=7"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis_eval.options import require_options
+from aegis_eval.options import require_backbone, require_options
 from aegis_eval.study import make_study, read_study
 
 from .studies import study_content
@@ -64,3 +64,16 @@ def test_options_of_the_probe_are_those_of_aegis_probe():
         require_options(make_study(content))
     content["arms"]["again"]["probe_options"] = {"batch-size": 7}
     require_options(make_study(content))
+
+
+def test_a_backbone_that_is_not_there_is_told_before_anything_is_recorded(tmp_path):
+    def require(backbone):
+        require_backbone(make_study(study_content(("naive",)) | {"backbone": str(backbone)}))
+
+    require("nano")
+    require("HuggingFaceTB/SmolVLM2-500M-Video-Instruct")  # only the hub knows
+    (tmp_path / "config.json").write_text("{}")
+    require(tmp_path)
+    for absent in ("outputs/mini/mini_vlm", "mini", tmp_path.parent):
+        with pytest.raises(ValueError, match=r"backbone must be 'nano', a folder .* none of them\. Make or fetch it"):
+            require(absent)
