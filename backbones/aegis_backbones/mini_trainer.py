@@ -7,7 +7,8 @@ connector: Liu et al., arXiv:2304.08485, section 4.2), and the per-token targets
 alone.
 
 Precision: the eyes, their gradients and every sum in float32; the language model's linear maps in bfloat16 under
-autocast, which is all that a frozen model needs and what the processor is fast at.
+autocast where the processor multiplies such numbers itself, which is all that a frozen model needs. Where it does not
+(AVX2 alone), they are emulated and many times slower than float32, and all stays in float32.
 """
 
 import numpy as np
@@ -48,9 +49,10 @@ class MiniTrainer(StagedTrainer):
         self.processor = build_processor(language.tokenizer)
         self.model = build_model(language, seed=seed).requires_grad_(False)
         self.model.set_attn_implementation("eager")
+        self.language_dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         for module in self.model.model.text_model.modules():
             if isinstance(module, nn.Linear):
-                module.to(torch.bfloat16)
+                module.to(self.language_dtype)
         self.writer = Writer(self.processor)
         words = self.model.get_input_embeddings().weight
         self.patch_heads = PatchHeads(words.shape[1])
@@ -122,7 +124,7 @@ class MiniTrainer(StagedTrainer):
         for index, about_one in enumerate(questions):
             about_one.append(describe(scenes.objects(index)))
         rows = write_rows(self.writer, questions)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.language_dtype == torch.bfloat16):
             answers = answer_loss(
                 self.model, rows, features, image_at=self.writer.image_at, branches=QUESTIONS_AN_IMAGE + 1
             )
@@ -147,6 +149,13 @@ class MiniTrainer(StagedTrainer):
                 losses, right = self._ask(part, features, rng, weights)
                 readings[-1] = {"loss": losses[:, :-1].mean().item(), DESCRIBE: losses[:, -1].mean().item(), **right}
         return mean_readings(readings)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16, AMX, Arm's BF16)."""
+    return any(
+        has is True for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if name.endswith("bf16")
+    )
 
 
 def _shares(scenes: Scenes, parts: int) -> list[Scenes]:
