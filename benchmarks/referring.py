@@ -1,12 +1,12 @@
 """Which of the expressions that demonstrations never use a backbone knows, and what comes of them in the episodes.
 
-    python benchmarks/referring.py [--model nano] [--count 200] [--results results/nano]
+    python benchmarks/referring.py [--model nano] [--count 200] [--results results/nano] [--set never_shown]
 
 First, the model is asked about the object that an expression means, in scenes in which it fits that object alone: for
 its colour, or for its shape if the expression says the colour ("What shape is the red object?"). Three objects are on
-the table, so that a guess among what is seen is right in about a third. Second, the never-shown episodes of a study
-are split by what is new in the sentence: half of them have a new verb and name the object by colour and shape, half a
-known verb and an expression about the scene.
+the table, so that a guess among what is seen is right in about a third. Second, the episodes of one of a study's sets
+are split by what is new in the sentence. Of `never_shown`, half have a new verb and name the object by colour and
+shape, half a known verb and an expression about the scene; those of `attributes` say one of the two alone.
 """
 
 import argparse
@@ -32,14 +32,15 @@ from aegis_policy.answering import load_vlm
 from aegis_policy.vqa import VQASample
 
 CAMERA = "front"
-KNOWN = {"the red object": r"the \w+ object$", "the cylinder": r"the (cube|ball|cylinder)$"}
+KNOWN = {"the red object": r"\bthe \w+ object\b", "the cylinder": r"\bthe (cube|ball|cylinder)\b"}
 SCENE = {
     "the leftmost object": "the leftmost object",
     "the rightmost object": "the rightmost object",
     "the object that is not a cube": r"the object that is not a \w+",
 }
 FIRST_SEED = 500_000
-SET, BASELINE = "never_shown", "naive"
+NEW_VERB, ABOUT_SCENE = "a new verb", "about the scene"
+BASELINE = "naive"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,58 +48,62 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="nano", help="checkpoint, transformers folder or hub id")
     parser.add_argument("--count", type=int, default=200, help="questions an expression")
     parser.add_argument("--results", type=Path, default=Path("results/nano"), help="of aegis-compare")
+    parser.add_argument("--set", default="never_shown", help="of the study's rollouts")
     options = parser.parse_args(arguments)
     print(knowledge(options.model, options.count).markdown(), "", sep="\n")
-    print(episodes(options.results).markdown())
+    print(episodes(options.results, options.set).markdown())
 
 
 def knowledge(model: str, wanted: int) -> Table:
     """What the model answers about the objects that the expressions mean."""
     samples = [
         *_questions("attributes", KNOWN, wanted=wanted),
-        *_questions(SET, SCENE, wanted=wanted),
+        *_questions("never_shown", SCENE, wanted=wanted),
     ]
     rates = ask_all(load_vlm(model), samples).rates()
     title = f"Answers of {model}, {wanted} questions an expression, percent right with Wilson's interval."
     return Table(title, ("expression", "right"), [[name, _percent(rates[name])] for name in (*KNOWN, *SCENE)])
 
 
-def episodes(folder: Path) -> Table:
-    """Success on the never-shown episodes of every arm, by what is new in the sentence."""
+def episodes(folder: Path, name: str) -> Table:
+    """Success of every arm on one set of episodes, by what is new in the sentence."""
     runs: dict[tuple[str, float], dict[int, RunResult]] = defaultdict(dict)
     for file in sorted(folder.glob("*-seed*.json")):
         run = read_result(file)
         runs[run.arm, run.lr][run.seed] = run
     plan = next(iter(next(iter(runs.values())).values())).settings["rollouts"]
+    if name not in plan["sets"]:
+        raise SystemExit(f"--set must be one of {', '.join(plan['sets'])}; received {name!r}.")
     seeds = range(plan["seed"], plan["seed"] + plan["episodes"])
-    told = {task: instructions(plan["sets"][SET], task, seeds=seeds) for task in plan["sets"][SET]["task"].split(",")}
+    told = {t: instructions(plan["sets"][name], t, seeds=seeds) for t in plan["sets"][name]["task"].split(",")}
+    kinds = list(dict.fromkeys(_kind(sentence) for sentences in told.values() for sentence in sentences))
     rows = []
     for (arm, lr), by_seed in runs.items():
         row = [f"{arm}, {lr:g}"]
-        for new_verb in (True, False):
-            found, strata = _marks(by_seed, told, new_verb=new_verb)
-            row.append(percent(success_estimate(found, strata)))
-            if arm != BASELINE:
-                naive, _ = _marks(runs[BASELINE, lr], told, new_verb=new_verb)
-                row.append(percent(difference_estimate(found, naive, strata), sign="+"))
-            else:
-                row.append("–")
+        for kind in kinds:
+            found, tasks = _marks(by_seed, name, told, kind)
+            naive, _ = _marks(runs[BASELINE, lr], name, told, kind)
+            row.append(percent(success_estimate(found, tasks)))
+            row.append("–" if arm == BASELINE else percent(difference_estimate(found, naive, tasks), sign="+"))
         rows.append(row)
-    header = ("arm", "a new verb (%)", "over naive (points)", "about the scene (%)", "over naive (points)")
-    return Table(f"Success on the set {SET} by what is new in the sentence.", header, rows)
+    header = ("arm", *(column for kind in kinds for column in (f"{kind} (%)", "over naive (points)")))
+    return Table(f"Success on the set {name} by what is new in the sentence.", header, rows)
+
+
+def _kind(sentence: str) -> str:
+    if _expression(sentence, SCENE)[0]:
+        return ABOUT_SCENE
+    return _expression(sentence, KNOWN)[0] or NEW_VERB
 
 
 def _marks(
-    runs: dict[int, RunResult], told: dict[str, list[str]], *, new_verb: bool
+    runs: dict[int, RunResult], name: str, told: dict[str, list[str]], kind: str
 ) -> tuple[dict[int, list[bool]], list[str]]:
-    """Training seed -> success, and each episode's task, where the verb (or else the expression) is new."""
+    """Training seed -> success, and each episode's task, where that is what is new."""
     kept = [
-        (task, i)
-        for task, sentences in told.items()
-        for i, sentence in enumerate(sentences)
-        if (_expression(sentence, SCENE)[0] is None) == new_verb
+        (task, i) for task, sentences in told.items() for i, sentence in enumerate(sentences) if _kind(sentence) == kind
     ]
-    marks = {seed: [run.successes[SET][task][i] == "1" for task, i in kept] for seed, run in runs.items()}
+    marks = {seed: [run.successes[name][task][i] == "1" for task, i in kept] for seed, run in runs.items()}
     return marks, [task for task, _ in kept]
 
 
