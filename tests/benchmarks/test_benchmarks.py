@@ -41,9 +41,9 @@ def test_the_smallest_setting_runs_and_leaves_its_tables(run: str, benchmark_mod
     assert out.with_suffix(".png").is_file() == (name == "scaling")
 
 
-def test_never_shown_episodes_are_split_by_what_is_new_for_every_arm_that_was_kept(benchmark_module, capsys) -> None:
-    results = BENCHMARKS.parent / "results/nano"
-    benchmark_module("referring").main(["--count=2", f"--results={results}"])
+def test_episodes_are_split_by_what_is_new_for_every_arm_that_was_kept(benchmark_module, capsys) -> None:
+    results = BENCHMARKS.parent / "results/words"
+    benchmark_module("referring").main(["--count=2", f"--results={results}", "--set=attributes"])
     asked, acted = capsys.readouterr().out.split("Success on")
     assert all("of 2" in line for line in asked.splitlines() if line.startswith("| the "))
     arms = {line.split("|")[1].strip() for line in acted.splitlines()[4:] if line.startswith("|")}
