@@ -6,7 +6,8 @@ First, the model is asked about the object that an expression means, in scenes i
 its colour, or for its shape if the expression says the colour ("What shape is the red object?"). Three objects are on
 the table, so that a guess among what is seen is right in about a third. Second, the episodes of one of a study's sets
 are split by what is new in the sentence. Of `never_shown`, half have a new verb and name the object by colour and
-shape, half a known verb and an expression about the scene; those of `attributes` say one of the two alone.
+shape, half a known verb and an expression about the scene; those of `attributes` say one of the two alone. Third, in
+how many scenes as demonstrations show them one of the two words would do: what is not needed is not taught.
 """
 
 import argparse
@@ -15,13 +16,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import gymnasium
+import numpy as np
 from measure import Table
 from PIL import Image
 from tqdm import tqdm
 
 from aegis_envs import GYM_ID
+from aegis_envs.episode import draw_episode
+from aegis_envs.tasks import TASKS
 from aegis_eval.beginnings import instructions
 from aegis_eval.bootstrap import difference_estimate, success_estimate
 from aegis_eval.run_result import RunResult, read_result
@@ -41,6 +46,8 @@ SCENE = {
 FIRST_SEED = 500_000
 NEW_VERB, ABOUT_SCENE = "a new verb", "about the scene"
 BASELINE = "naive"
+SCENES = 10_000
+SHOWN: Any = {"objects": 3, "kinds": "shown", "phrasings": "shown"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results/nano"), help="of aegis-compare")
     parser.add_argument("--set", default="never_shown", help="of the study's rollouts")
     options = parser.parse_args(arguments)
-    print(knowledge(options.model, options.count).markdown(), "", sep="\n")
-    print(episodes(options.results, options.set).markdown())
+    acted = episodes(options.results, options.set)  # refuses before anything is asked
+    print(knowledge(options.model, options.count).markdown(), "", acted.markdown(), "", needed(), sep="\n")
 
 
 def knowledge(model: str, wanted: int) -> Table:
@@ -67,27 +74,41 @@ def knowledge(model: str, wanted: int) -> Table:
 
 def episodes(folder: Path, name: str) -> Table:
     """Success of every arm on one set of episodes, by what is new in the sentence."""
+    results = [read_result(file) for file in sorted(folder.glob("*-seed*.json"))]
+    if not results:
+        raise SystemExit(f"--results is a folder of results of aegis-compare; {folder} holds none.")
+    plan = results[0].settings["rollouts"]
+    if name not in plan["sets"] or plan["sets"][name]["type"] != "aegis_tabletop":
+        raise SystemExit(f"--set must be one of {', '.join(plan['sets'])}, of aegis_tabletop; received {name!r}.")
     runs: dict[tuple[str, float], dict[int, RunResult]] = defaultdict(dict)
-    for file in sorted(folder.glob("*-seed*.json")):
-        run = read_result(file)
+    for run in results:
         runs[run.arm, run.lr][run.seed] = run
-    plan = next(iter(next(iter(runs.values())).values())).settings["rollouts"]
-    if name not in plan["sets"]:
-        raise SystemExit(f"--set must be one of {', '.join(plan['sets'])}; received {name!r}.")
     seeds = range(plan["seed"], plan["seed"] + plan["episodes"])
-    told = {t: instructions(plan["sets"][name], t, seeds=seeds) for t in plan["sets"][name]["task"].split(",")}
+    told = {task: instructions(plan["sets"][name], task, seeds=seeds) for task in results[0].successes[name]}
     kinds = list(dict.fromkeys(_kind(sentence) for sentences in told.values() for sentence in sentences))
     rows = []
     for (arm, lr), by_seed in runs.items():
         row = [f"{arm}, {lr:g}"]
         for kind in kinds:
             found, tasks = _marks(by_seed, name, told, kind)
-            naive, _ = _marks(runs[BASELINE, lr], name, told, kind)
+            naive, _ = _marks(runs.get((BASELINE, lr), {}), name, told, kind)
             row.append(percent(success_estimate(found, tasks)))
             row.append("–" if arm == BASELINE else percent(difference_estimate(found, naive, tasks), sign="+"))
         rows.append(row)
     header = ("arm", *(column for kind in kinds for column in (f"{kind} (%)", "over naive (points)")))
     return Table(f"Success on the set {name} by what is new in the sentence.", header, rows)
+
+
+def needed() -> str:
+    """How often one of the two words would have done in what demonstrations show."""
+    enough = {"colour": 0, "shape": 0}
+    for seed in range(SCENES):
+        episode = draw_episode(np.random.default_rng(seed), tuple(TASKS.values()), **SHOWN)
+        target, *others = (placed.kind for placed in episode.layout.objects)
+        for word in enough:
+            enough[word] += all(getattr(other, word) != getattr(target, word) for other in others)
+    shares = (f"{100 * number / SCENES:.0f} % by its {word}" for word, number in enough.items())
+    return f"Of {SCENES:,} scenes as demonstrations show them, the object is known in {' and in '.join(shares)} alone."
 
 
 def _kind(sentence: str) -> str:
