@@ -11,6 +11,9 @@ autocast where the processor multiplies such numbers itself, which is all that a
 (AVX2 alone), they are emulated and many times slower than float32, and all stays in float32.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -152,10 +155,12 @@ class MiniTrainer(StagedTrainer):
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16, AMX, Arm's BF16)."""
-    return any(
-        has is True for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if name.endswith("bf16")
-    )
+    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16, AMX, Arm's BF16).
+
+    No for a torch that cannot say: float32 is right everywhere, and slower at worst by a small factor.
+    """
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has is True for name, has in capabilities.items() if name.endswith("bf16"))
 
 
 def _shares(scenes: Scenes, parts: int) -> list[Scenes]:

@@ -316,9 +316,8 @@ def _check_study(study: Study) -> None:
             f"training.log_freq must be at most training.steps, or the training reports nothing; received "
             f"{study.training.log_freq} of {study.training.steps}."
         )
-    for name in study.probes.names:
-        find_probe(name)
-    if not any(find_probe(name).graded for name in study.probes.names):
+    probes = [find_probe(name) for name in study.probes.names]
+    if not any(probe.graded for probe in probes):
         raise ValueError(
             "probes.names must hold a probe whose answers are right or wrong, which retention is drawn from; received "
             f"{', '.join(study.probes.names)}. Add nano_scenes, tabletop or facts."

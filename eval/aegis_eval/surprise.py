@@ -76,12 +76,9 @@ class Surprise:
         }
 
     def _perplexity(self, chosen: NDArray[np.bool_]) -> Perplexity:
-        nats, tokens = np.asarray(self.nats)[chosen], np.asarray(self.tokens, dtype=np.float64)[chosen]
-        strata: Sequence[str] = [name for name, taken in zip(self.families, chosen, strict=True) if taken]
-        times = draw(1, tuple(strata)).items  # (R, N), how often each passage is redrawn
-        low, high = np.quantile(np.exp(times @ nats / (times @ tokens)), BOUNDS)
-        value = float(np.exp(nats.sum() / tokens.sum()))
-        return Perplexity(value, float(low), float(high), len(nats), int(tokens.sum()))
+        nats, tokens, families = (np.asarray(all_)[chosen].tolist() for all_ in (self.nats, self.tokens, self.families))
+        found = perplexity_estimate({0: nats}, tokens, families)
+        return Perplexity(found.value, found.low, found.high, len(nats), sum(tokens))
 
 
 def perplexity_estimate(

@@ -23,23 +23,17 @@ _PARTS = re.compile(r"^(?P<value>.*?)(?P<range> \[[^\]]*\])?(?P<seeds> \([^)]*\)
 
 def percent(found: Estimate | None, *, seeds: bool = True, sign: str = "") -> str:
     """`"93.1 [91.2, 94.6] (92.8, 93.0, 93.5)"`, in percent or, with the sign `"+"`, in points."""
-    if found is None:
-        return NOTHING
-    form = f"{sign}.1f"
-    text = f"{100 * found.value:{form}} [{100 * found.low:{form}}, {100 * found.high:{form}}]"
-    if seeds and len(found.by_seed) > 1:
-        text += f" ({', '.join(f'{100 * value:{form}}' for value in found.by_seed.values())})"
-    return text
+    return estimated(found, form=f"{sign}.1f", seeds=seeds, times=100)
 
 
-def plain(found: Estimate | None, *, form: str = ".2f", seeds: bool = True) -> str:
-    """`"34.43 [30.12, 39.00] (34.40, 34.46)"`, as it is."""
+def estimated(found: Estimate | None, *, form: str, seeds: bool = True, times: float = 1) -> str:
+    """`"34.43 [30.12, 39.00] (34.40, 34.46)"`: value, interval and, where there are several, every seed's."""
     if found is None:
         return NOTHING
-    text = f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
-    if seeds and len(found.by_seed) > 1:
-        text += f" ({', '.join(f'{value:{form}}' for value in found.by_seed.values())})"
-    return text
+    value, low, high, *by_seed = (
+        f"{times * one:{form}}" for one in (found.value, found.low, found.high, *found.by_seed.values())
+    )
+    return f"{value} [{low}, {high}]" + (f" ({', '.join(by_seed)})" if seeds and len(by_seed) > 1 else "")
 
 
 def parts(text: str) -> tuple[str, str, str]:
@@ -95,17 +89,17 @@ def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
     ]
     untouched = [
         *[percent(comparison.untouched.get(probe, {}).get(ALL), seeds=False) for probe in probes],
-        *[plain(comparison.untouched_perplexity.get(probe), seeds=False) for probe in passages],
+        *[estimated(comparison.untouched_perplexity.get(probe), form=".2f", seeds=False) for probe in passages],
     ]
     first = [UNTOUCHED, *untouched, *[NOTHING] * (len(head) - 1 - len(untouched))]
     rows = [
         [
             row_name(comparison, row),
             *[percent(row.vqa.get(p, {}).get(ALL), seeds=seeds) for p in probes],
-            *[plain(row.perplexity.get(p), seeds=seeds) for p in passages],
+            *[estimated(row.perplexity.get(p), form=".2f", seeds=seeds) for p in passages],
             *[percent(row.retention.get(p, {}).get(ALL), seeds=seeds) for p in probes],
             *[percent(row.retention.get(p, {}).get(WORST), seeds=seeds) for p in probes],
-            *[plain(row.perplexity_ratio.get(p), form=".3f", seeds=seeds) for p in passages],
+            *[estimated(row.perplexity_ratio.get(p), form=".3f", seeds=seeds) for p in passages],
             *[percent(row.success.get(s), seeds=seeds) for s in sets],
             *[percent(row.success_difference.get(s), seeds=seeds, sign="+") for s in sets],
             number(row.action_loss, ".3f"),

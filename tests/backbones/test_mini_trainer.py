@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from aegis_backbones import mini_trainer
 from aegis_backbones.language_model import LanguageModel
 from aegis_backbones.mini import build_model, build_processor, eyes_of
 from aegis_backbones.mini_batches import Writer, answer_loss, describe, write_rows
@@ -89,6 +90,19 @@ def test_only_eyes_and_heads_move(stage):
     trainer.train_step(0.5)
     moved = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {name.removeprefix("model.") for name in moved} == set(eyes_of(trainer.model))
+
+
+def test_a_processor_without_bfloat16_learns_the_same_in_float32(monkeypatch):
+    losses = {}
+    for dtype, has in ((torch.bfloat16, True), (torch.float32, False)):
+        monkeypatch.setattr(mini_trainer, "multiplies_bfloat16", lambda has=has: has)
+        trainer = make_trainer()
+        trainer.start_stage("answer")
+        linear = next(m for m in trainer.model.model.text_model.modules() if isinstance(m, torch.nn.Linear))
+        assert linear.weight.dtype == dtype
+        losses[dtype] = trainer.train_step(0.5)["loss"]
+    # bfloat16 has 8 bits of mantissa, and the tiny model two layers
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
 
 
 def test_describing_one_batch_again_and_again_is_learned_through_the_frozen_language_model():
