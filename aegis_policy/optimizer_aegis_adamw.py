@@ -1,10 +1,11 @@
 """LeRobot's configuration of `AegisAdamW`, the optimizer that keeps the anchor in `step()`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lerobot.optim import OptimizerConfig
-from lerobot.optim.optimizers import OptimizerParams
 
 from aegis_policy.aegis import AegisAdamW
 
@@ -12,7 +13,11 @@ from aegis_policy.aegis import AegisAdamW
 @OptimizerConfig.register_subclass("aegis_adamw")
 @dataclass
 class AegisAdamWConfig(OptimizerConfig):
-    """AdamW whose steps respect the anchor; a plain AdamW for parameters that no group protects."""
+    """AdamW whose steps respect the anchor; a plain AdamW for parameters that no group protects.
+
+    On a CPU torch's fused kernel takes the step: one pass over each tensor instead of a dozen, a few times faster
+    (docs/performance.md). Elsewhere torch chooses.
+    """
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
@@ -22,14 +27,17 @@ class AegisAdamWConfig(OptimizerConfig):
     projection: str = "subspace"
     on_nonfinite: str = "stop"
 
-    def build(self, params: OptimizerParams) -> torch.optim.Optimizer:
-        """The optimizer over the groups of `AegisVLAPolicy.get_optim_params`."""
+    def build(self, params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer over the groups of `AegisVLAPolicy.get_optim_params`, or over bare parameters."""
+        groups: list[Any] = list(params)
+        members = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
         return AegisAdamW(
-            params,
+            groups,
             lr=self.lr,
             betas=(self.betas[0], self.betas[1]),
             eps=self.eps,
             weight_decay=self.weight_decay,
             projection=self.projection,
             on_nonfinite=self.on_nonfinite,
+            fused=True if all(p.device.type == "cpu" for p in members) else None,
         )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
 from tests.policy.conftest import take_steps, train
 from tests.policy.test_adapters import adapted
 from tests.policy.tiny_backbones import FAMILIES
@@ -93,3 +94,17 @@ def test_adapters_learn_at_the_rate_of_the_part_that_they_stand_in(make_policy):
 def test_a_negative_rate_is_refused(make_policy):
     with pytest.raises(ValueError, match="optimizer_vision_lr"):
         make_policy(optimizer_vision_lr=-1e-4)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_on_a_cpu_torchs_fused_kernel_takes_the_step(make_policy, bare):
+    policy = make_policy(knowledge="none")
+    params = policy.parameters() if bare else policy.get_optim_params()
+    optimizer = policy.config.get_optimizer_preset().build(params)
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+def test_elsewhere_torch_chooses_the_kernel():
+    params = [torch.nn.Parameter(torch.zeros(2, device=device)) for device in ("cpu", "meta")]
+    optimizer = AegisAdamWConfig().build(params)
+    assert not any(group["fused"] for group in optimizer.param_groups)
