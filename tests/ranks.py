@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# Imported once, in a server from which the processes are forked: importing costs more than what they do.
-PRELOADED = ("torch.distributed.tensor", "aegis_policy.modeling_aegis_vla")
+from tests.forked import forking
 
 
 def on_ranks(function: Callable[..., Any], *arguments: Any, folder: Path, world: int = 2, seconds: int = 600) -> list:
@@ -25,7 +24,7 @@ def on_ranks(function: Callable[..., Any], *arguments: Any, folder: Path, world:
         seconds: A collective that waits longer fails, and so do processes that take longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mp.set_forkserver_preload(list(PRELOADED))
+    forking()
     rest = (function, arguments, world, folder, seconds)
     context = mp.start_processes(_run, rest, nprocs=world, join=False, start_method="forkserver")
     deadline = time.monotonic() + seconds

@@ -1,9 +1,6 @@
 """aegis-record makes of the experts what LeRobot's own aloha environment would give a policy."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from aegis_envs.aloha.env import AlohaTask
 from aegis_envs.aloha.options import IMAGE_KEY, NAMES, TASKS
 from aegis_envs.record import RECORD_FILE, main
+from tests.forked import run_command
 
 SIZE = 48
 
@@ -95,11 +93,5 @@ def test_what_is_recorded_trains_and_acts_in_lerobots_environment_and_in_ours(re
 
 
 def _run(command: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / command), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = run_command(command, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]

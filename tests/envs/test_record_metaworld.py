@@ -1,9 +1,6 @@
 """aegis-record makes of Meta-World's experts what LeRobot's own environment would give a policy."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from aegis_envs.metaworld.env import MetaworldTask
 from aegis_envs.metaworld.tasks import descriptions
 from aegis_envs.record import RECORD_FILE, failure_shares, main
+from tests.forked import run_command
 
 TASKS = ("reach-v3", "button-press-topdown-v3")
 
@@ -147,11 +145,5 @@ def _roll_out_in_lerobots_own(policy_folder: Path, *, steps: int) -> dict:
 
 
 def _run(command: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / command), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = run_command(command, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,10 +1,7 @@
 """After the start everything else of aegis_vla works: anchor, references, answers, stock training and its resume."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -105,16 +102,6 @@ def test_a_checkpoint_with_one_of_two_tied_tensors_has_a_tied_head(lerobot, kept
     assert torch.equal(vlm.lm_head.weight, tensors[kept])
 
 
-SMALL_TRAIN = """
-import sys, pytest
-from pathlib import Path
-from tests.policy.tiny_lerobot import shrink
-shrink(pytest.MonkeyPatch(), Path(sys.argv.pop(1)), vocabulary=int(sys.argv.pop(1)))
-from lerobot.scripts.lerobot_train import main
-main()
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lerobot_train_starts_from_it_and_resumes_without_it(family, dataset, tmp_path, monkeypatch):  # noqa: F811
@@ -140,18 +127,10 @@ def test_lerobot_train_starts_from_it_and_resumes_without_it(family, dataset, tm
         "--num_workers=0",
         "--env_eval_freq=0",
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", SMALL_TRAIN, str(processor), str(vocabulary), *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    log = losses(done.stdout + done.stderr)
+    text = lerobot_train(*options, before=partial(shrink, pytest.MonkeyPatch(), processor, vocabulary=vocabulary))
+    log = losses(text)
     assert set(log) == {1, 2, 3, 4}
-    assert "closed_share" in done.stderr + done.stdout
+    assert "closed_share" in text
     weights = load_file(out / "checkpoints" / "000004" / "pretrained_model" / "model.safetensors")
     shutil.rmtree(folder)
     shutil.rmtree(out / "checkpoints" / "000004")

@@ -1,21 +1,20 @@
 """Stock lerobot-train on what an SO-101 records: 640x480, two cameras, video, 30 fps. No file is edited."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
+from tests.forked import run_command
 from tests.policy.so101_data import DEGREES, NAMES, PERCENT, record
 
 pytestmark = pytest.mark.slow
 
 
-def _train(data: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [
-        str(Path(sys.executable).parent / "lerobot-train"),
+def _train(data: Path, out: Path, *options: str) -> CompletedProcess:
+    return run_command(
+        "lerobot-train",
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
         "--dataset.repo_id=local/so101",
@@ -27,12 +26,10 @@ def _train(data: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
         "--num_workers=0",
         "--env_eval_freq=0",
         *options,
-    ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    )
 
 
-def _saved(done: subprocess.CompletedProcess, out: Path) -> dict:
+def _saved(done: CompletedProcess, out: Path) -> dict:
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "checkpoints" / "last" / "pretrained_model" / "config.json").read_text())
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from safetensors.torch import load_file
 
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
+from tests.forked import OFFLINE, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -47,17 +49,11 @@ def dataset(tmp_path_factory) -> Path:
     return root
 
 
-def lerobot_train(*arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    scripts = Path(sys.executable).parent
-    before = [str(scripts / launcher[0]), *launcher[1:]] if launcher else []
-    done = subprocess.run(
-        [*before, str(scripts / "lerobot-train"), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+def lerobot_train(*arguments: str, before: Callable[[], object] | None = None) -> str:
+    return output(run_command("lerobot-train", *arguments, before=before))
+
+
+def output(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -124,7 +120,11 @@ def test_a_resumed_run_has_the_losses_and_the_weights_of_the_uninterrupted_one(f
 
 def test_two_processes_of_accelerate_train_log_once_and_save_a_policy_that_loads(dataset, tiny_folder, tmp_path):
     out = tmp_path / "ranks"
-    log = lerobot_train(
+    scripts = Path(sys.executable).parent
+    command = [
+        # On a CPU too: with --cpu accelerate starts a single process.
+        *(str(scripts / "accelerate"), "launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
+        str(scripts / "lerobot-train"),
         "--policy.type=aegis_vla",
         f"--policy.backbone={tiny_folder['paligemma2']}",
         "--policy.projection=update",
@@ -142,9 +142,8 @@ def test_two_processes_of_accelerate_train_log_once_and_save_a_policy_that_loads
         "--log_freq=1",
         "--num_workers=0",
         "--env_eval_freq=0",
-        # On a CPU too: with --cpu accelerate starts a single process.
-        launcher=("accelerate", "launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
-    )
+    ]
+    log = output(subprocess.run(command, capture_output=True, text=True, env={**os.environ, **OFFLINE}, check=False))
     assert "Effective batch size: 2 x 2 = 4" in log
     found = losses(log)
     assert sorted(found) == list(range(1, 8))
