@@ -1,10 +1,5 @@
 """aegis-compare runs what is missing, reports what there is, and a failing run stops no other one."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import yaml
 
@@ -15,27 +10,6 @@ from aegis_eval.stages import config_folder
 from aegis_eval.study import make_study
 
 from .studies import made_up_pretrained, made_up_run, study_content
-
-TINY = {
-    "title": "A tiny comparison",
-    "demonstrations": {"task": "touch,lift", "episodes": 4, "seed": 1000},
-    "anchor": {"count": 32},
-    "training": {"steps": 4, "log_freq": 2, "save_freq": 2, "probe_freq": 4},
-    "seeds": [1000],
-    "learning_rates": [1e-3],
-    "probes": {"count": 14},
-    "rollouts": {
-        "episodes": 2,
-        "environments": 2,
-        "sets": {"shown": {"type": "aegis_tabletop", "task": "touch,lift", "episode_length": 5}},
-    },
-    "arms": {
-        "naive": {"options": {"policy.knowledge": "none"}},
-        "broken": {"options": {"policy.num_vlm_layers": 99}},  # what no option's check knows
-        "asked_again": {"of": "naive", "probe_options": {"batch-size": 7}},
-        "lost": {"of": "broken", "probe_options": {"batch-size": 7}},
-    },
-}
 
 
 @pytest.fixture
@@ -143,27 +117,3 @@ def test_workers_are_cores_over_threads_unless_told(tmp_path, monkeypatch):
     assert place(threads=3).workers == 2
     assert place(workers=5).workers == 5
     assert place(threads=9).workers == 1
-
-
-@pytest.mark.slow
-def test_a_tiny_comparison_runs_and_a_failing_run_stops_no_other(tmp_path):
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(TINY, sort_keys=False))
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "aegis_eval.compare", str(file), "--out", str(out)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "COLUMNS": "200"})
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "Failed: broken-lr0.001-seed1000" in run.stdout
-    assert "num_vlm_layers must lie between 1 and the language model's depth" in run.stdout  # the end of its log
-    assert "--only broken --learning-rates 0.001 --seeds 1000" in run.stdout
-    assert "Failed: lost-lr0.001-seed1000. It takes the training of broken" in run.stdout
-    naive, again = (
-        json.loads((out / f"results/{arm}-lr0.001-seed1000.json").read_text()) for arm in ("naive", "asked_again")
-    )
-    assert set(naive["successes"]["shown"]) == {"touch", "lift"}
-    assert again["successes"] == naive["successes"]
-    assert [c["name"] for c in again["commands"]][-1] == "probe asked_again-lr0.001-seed1000"
-    # The same weights and questions, asked in other batches.
-    assert again["probes"]["tabletop"]["families"] == naive["probes"]["tabletop"]["families"]
-    assert (naive["curves"]["vqa"]["steps"], again["curves"]["vqa"]["steps"]) == ([0, 4], [])
-    assert "Partial: 2 of 4 runs" in (out / "table.md").read_text()

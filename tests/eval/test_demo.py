@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from aegis_eval.compare import repository_study
 from aegis_eval.demo import main
@@ -27,12 +28,11 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, capsys):
     assert "--workers must be at least 1" in told
 
 
-@pytest.mark.slow
-def test_the_quick_demo_runs_from_nothing_to_its_page_and_does_nothing_the_second_time(tmp_path):
+@pytest.mark.slow  # one test of two, for what the demo made is what the comparison goes on from
+def test_the_quick_demo_runs_from_nothing_to_its_page_and_a_comparison_goes_on_from_it(tmp_path):
     out = tmp_path / "demo"
     study = read_study(repository_study("demo"), quick=True)
-    command = [str(Path(sys.executable).parent / "aegis-demo"), "--quick", "--out", str(out)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "COLUMNS": "200"})
+    run = _call("aegis-demo", "--quick", "--out", out)
     assert run.returncode == 0, run.stdout + run.stderr
     results = json.loads((out / "results.json").read_text())
     assert [found["arm"] for found in results["runs"]] == [arm.name for arm in study.arms]
@@ -46,6 +46,46 @@ def test_the_quick_demo_runs_from_nothing_to_its_page_and_does_nothing_the_secon
         assert len(found["videos"]["shown"]["touch"]) == len(found["instructions"]["shown"]["touch"]) == 4
     for name in ("index.html", "table.md", "table.csv"):
         assert (out / name).stat().st_size > 500
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "Already done: 3 of 3 runs" in again.stdout
+
+    file = tmp_path / "more.yaml"
+    file.write_text(yaml.safe_dump(_more_arms(repository_study("demo")), sort_keys=False))
+    run = _call("aegis-compare", file, "--quick", "--out", out, "--results", out / "results")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Already done: 1 of 4 runs" in run.stdout
+    assert "Failed: broken-lr0.001-seed1000" in run.stdout
+    assert "num_vlm_layers must lie between 1 and the language model's depth" in run.stdout  # the end of its log
+    assert "--only broken --learning-rates 0.001 --seeds 1000" in run.stdout
+    assert "Failed: lost-lr0.001-seed1000. It takes the training of broken" in run.stdout
+    naive, again = (
+        json.loads((out / f"results/{arm}-lr0.001-seed1000.json").read_text()) for arm in ("none", "asked_again")
+    )
+    assert again["successes"] == naive["successes"]
+    assert [c["name"] for c in again["commands"]][-1] == "probe asked_again-lr0.001-seed1000"
+    # The same weights and questions, asked in other batches.
+    assert again["probes"]["tabletop"]["families"] == naive["probes"]["tabletop"]["families"]
+    assert (naive["curves"]["vqa"]["steps"], again["curves"]["vqa"]["steps"]) == ([0, 10, 20], [])
+    assert "Partial: 2 of 4 runs" in (out / "table.md").read_text()
+
+    run = _call("aegis-demo", "--quick", "--out", out)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Already done: 2 of 2 runs" in run.stdout
+
+
+def _call(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).parent / command
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [script, *arguments], capture_output=True, text=True, timeout=900, env=environment, check=False
+    )
+
+
+def _more_arms(demo: Path) -> dict:
+    """The demo's naive arm and what a comparison meets beyond it: a run that fails, and arms made of another's run."""
+    content = yaml.safe_load(demo.read_text())
+    content["arms"] |= {
+        "broken": {"options": {"policy.num_vlm_layers": 99}},  # what no option's check knows
+        "asked_again": {"of": "none", "probe_options": {"batch-size": 7}},
+        "lost": {"of": "broken", "probe_options": {"batch-size": 7}},
+    }
+    content["quick"]["arms"] = ["none", "broken", "asked_again", "lost"]
+    return content
