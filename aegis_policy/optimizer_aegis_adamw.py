@@ -15,8 +15,8 @@ from aegis_policy.aegis import AegisAdamW
 class AegisAdamWConfig(OptimizerConfig):
     """AdamW whose steps respect the anchor; a plain AdamW for parameters that no group protects.
 
-    On a CPU torch's fused kernel takes the step: one pass over each tensor instead of a dozen, a few times faster
-    (docs/performance.md). Elsewhere torch chooses.
+    On a CPU torch's fused kernel takes the step: one pass over each tensor instead of a dozen, in a third to
+    half of the time (docs/performance.md, Forms of a projector). Elsewhere torch chooses.
     """
 
     lr: float = 1e-3

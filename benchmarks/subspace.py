@@ -3,10 +3,11 @@
     python benchmarks/subspace.py [--shape smolvlm2-500m] [--closed 0.45] [--layers mlp.down_proj] [--rounds 3]
     python benchmarks/subspace.py --arithmetic [--closed 0.45]
 
-The first takes optimizer steps on the linear maps of one language layer with random gradients: AdamW alone; the
-subspace with dense matrices and with projectors in their compact form (`aegis_policy.aegis.Projector`); and, for
-comparison, the parametrisation `W = W0 + A V^T` with V (in, open) an orthonormal basis of what is open: Adam on A
-(out, open), after which W is made anew. That one is another method: Adam's second moment is another, so it takes other
+The first takes optimizer steps on the linear maps of one language layer with random gradients: AdamW alone, with the
+kernel that torch chooses and with the one that the policy asks for (fused on a CPU), as all that follow; the subspace
+with dense matrices and with projectors in their compact form (`aegis_policy.aegis.Projector`); and, for comparison, the
+parametrisation `W = W0 + A V^T` with V (in, open) an orthonormal basis of what is open: Adam on A (out, open), after
+which W is made anew. That one is another method: Adam's second moment is another, so it takes other
 steps. *Leak* is the largest response of the steps taken to a closed input of norm 1, over the largest to any.
 
 The second builds no weights: bytes by the sizes of the models.
@@ -47,6 +48,10 @@ class Layer:
             p.grad = torch.randn(p.shape, device=device, generator=draw)
         self.before = {name: p.detach().clone() for name, p in self.params.items()}
 
+    def kernel(self) -> dict[str, bool]:
+        """As `AegisAdamWConfig` builds the policy's optimizer."""
+        return {"fused": True} if next(iter(self.params.values())).device.type == "cpu" else {}
+
     def moments(self) -> int:
         """Numbers of Adam's two moments."""
         return 2 * sum(p.numel() for p in self.params.values())
@@ -66,7 +71,7 @@ class Plain(Layer):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.params.values(), lr=LR)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.params.values(), lr=LR, **self.kernel())
 
     def step(self) -> None:
         self.optimizer.step()
@@ -75,13 +80,20 @@ class Plain(Layer):
         return 0
 
 
+class Unfused(Plain):
+    """AdamW alone as torch takes its step when nothing is said."""
+
+    def kernel(self) -> dict[str, bool]:
+        return {}
+
+
 class Subspace(Plain):
     """The subspace, each projector in the form that it has."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         group = {"layer": "l", "params": list(self.params.values()), "projectors": list(self.projectors.values())}
-        self.optimizer = AegisAdamW([group], lr=LR, projection="subspace")
+        self.optimizer = AegisAdamW([group], lr=LR, projection="subspace", **self.kernel())
 
     def extra_bytes(self) -> int:
         return sum(p.nbytes for p in {id(p): p for p in self.projectors.values()}.values())
@@ -106,7 +118,7 @@ class Parametrised(Layer):
             name: nn.Parameter(torch.zeros(len(p), self.bases[name].shape[1], device=p.device))
             for name, p in self.params.items()
         }
-        self.optimizer = torch.optim.AdamW(self.inner.values(), lr=LR)
+        self.optimizer = torch.optim.AdamW(self.inner.values(), lr=LR, **self.kernel())
 
     @torch.no_grad()
     def step(self) -> None:
@@ -125,7 +137,13 @@ class Parametrised(Layer):
         return sum(t.nbytes for t in kept)
 
 
-FORMS = {"AdamW alone": Plain, "dense": Dense, "compact": Subspace, "W0 + A V^T": Parametrised}
+FORMS = {
+    "AdamW, torch's choice": Unfused,
+    "AdamW alone": Plain,
+    "dense": Dense,
+    "compact": Subspace,
+    "W0 + A V^T": Parametrised,
+}
 
 
 def _open_basis(projector: Projector) -> Tensor:
