@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from aegis_eval.bootstrap import Estimate
 from aegis_eval.figure_style import (
@@ -36,6 +36,8 @@ from aegis_eval.tables import probes_of, row_name, sets_of
 MOST_LAYER_NAMES = 14  # beside a heat map; of deeper models every second or third is named
 LEAST_SHED = 1e-3  # where the scale of the energy shed begins: the paper's recipe sheds per cent, a subspace most
 _MARGIN = 0.05  # of the range, around the points of the trade-off
+_KNEE = 0.005  # share lost up to which the trade-off's scale is about linear: beyond, it is logarithmic in what is lost
+_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0, 1.01, 1.02, 1.05, 1.1)
 
 
 def tradeoffs(comparison: Comparison) -> list[Plot]:
@@ -131,7 +133,8 @@ def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
         several = " of all learning rates" if panels > 1 else ""
         caption = (
             f"Instructions {name.replace('_', ' ')}: what is kept against success; up and to the right is better. Bars "
-            f"are 95 % intervals, the stepped line is the Pareto front{several}."
+            f"are 95 % intervals, the stepped line is the Pareto front{several}. The scale across stretches what is "
+            "near 100 %."
         )
         return Plot(to_svg(figure, f"tradeoff-{name}"), caption, wide=panels > 1)
 
@@ -140,11 +143,26 @@ def _limits(axes: Axes, shown: Sequence[tuple[Row, Estimate, Estimate]], chance:
     """The range of the points and of what they are measured against, not of zero to one: arms lie close together."""
     across = [1.0, *(value for _, knows, _ in shown for value in (knows.low, knows.high))]
     up = [*([chance] if chance is not None else []), *(v for _, _, acts in shown for v in (acts.low, acts.high))]
-    for setter, values in ((axes.set_xlim, across), (axes.set_ylim, up)):
-        margin = _MARGIN * max(max(values) - min(values), 0.05)
-        setter(min(values) - margin, max(values) + margin)
+    axes.set_xscale("function", functions=(stretched, unstretched))
+    least, most = stretched(min(across)), stretched(max(across))
+    margin = _MARGIN * max(most - least, 1.0)
+    axes.set_xlim(unstretched(least - margin), unstretched(most + margin))
+    axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    margin = _MARGIN * max(max(up) - min(up), 0.05)
+    axes.set_ylim(min(up) - margin, max(up) + margin)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def stretched(kept: Any) -> Any:
+    """Where a share kept lies across: logarithmic in what is lost or won, but for the last half a per cent."""
+    return np.arcsinh((np.asarray(kept) - 1.0) / _KNEE)
+
+
+def unstretched(place: Any) -> Any:
+    """The share kept that lies there."""
+    return 1.0 + _KNEE * np.sinh(place)
 
 
 def _references(axes: Axes, chance: float | None) -> None:

@@ -8,12 +8,13 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aegis_eval.facts import shown_commands
 from aegis_eval.films import FILMS, chosen_films
 from aegis_eval.page import render_page
-from aegis_eval.plots import inner_plots, mean_curve, mean_layer_curve, pareto_front, tradeoffs
+from aegis_eval.plots import inner_plots, mean_curve, mean_layer_curve, pareto_front, stretched, tradeoffs, unstretched
 from aegis_eval.report import write_reports
 from aegis_eval.run_result import Curve, LayerCurve
 from aegis_eval.success import eval_command, read_rollouts
@@ -152,6 +153,15 @@ def test_there_is_a_trade_off_for_each_set_and_a_panel_for_each_rate(comparison,
     assert len(plots) == 2 and all(plot.wide for plot in plots)
     assert plots[0].svg.count("learning rate 0.0003") == 1
     assert [plot.wide for plot in tradeoffs(single)] == [False, False]
+
+
+def test_the_scale_of_what_is_kept_tells_small_losses_apart_and_has_room_for_gains():
+    kept = np.array([0.0, 0.9, 0.99, 0.999, 1.0, 1.02])
+    places = stretched(kept)
+    assert unstretched(places) == pytest.approx(kept)
+    assert (np.diff(places) > 0).all()
+    nineties, nines = places[2] - places[1], places[3] - places[2]
+    assert nineties > 2 > nines > 1  # ten per cent to one, and one to a tenth: neither hides the other
 
 
 def test_a_figure_without_data_is_left_out(single):
