@@ -46,6 +46,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "naive": {"knowledge": "none"},
     "stop_gradient": {"knowledge": "stop_gradient"},
     "lora": {"knowledge": "none"},
+    "lora_subspace_97_features": {"projection": "subspace", "energy": 0.97, **FEATURES},
     "gradient": {"projection": "gradient"},  # as the paper prints it
     "subspace": {"projection": "subspace", "energy": 0.99},
     "subspace_97": {"projection": "subspace", "energy": 0.97},
@@ -90,7 +91,7 @@ class Training:
         )
         self.policy: Any = ShapePolicy(config, shape) if shape else AegisVLAPolicy(config)
         self.policy.to(options.device)
-        if arm == "lora":
+        if arm.startswith("lora"):
             self.policy = self.policy.wrap_with_peft(peft_cli_overrides=dict(LORA))
         self.policy.train()
         self.optimizer = config.get_optimizer_preset().build(self.policy.get_optim_params())
