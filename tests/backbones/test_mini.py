@@ -179,7 +179,6 @@ def test_smollm2_knows_the_capital_of_france_without_a_picture():
     assert spoken.tokenizer.decode(new) == " Paris"
 
 
-@pytest.mark.skipif(not EYES_FILE.is_file(), reason="no trained eyes ship yet")
 def test_the_shipped_eyes_fit_smollm2_in_at_most_eight_mebibytes():
     assert EYES_FILE.stat().st_size <= 8 * 2**20
     eyes = load_file(EYES_FILE)
