@@ -10,7 +10,7 @@ from aegis_eval.facts import Origin, facts, shown_commands
 from aegis_eval.figure_style import ARMS, Plot
 from aegis_eval.films import chosen_films, film_html
 from aegis_eval.notes import difference_note, interval_note
-from aegis_eval.plots import inner_plots, pooled_vqa_over_steps, tradeoffs
+from aegis_eval.plots import inner_plots, pooled_vqa_over_steps
 from aegis_eval.probes import find_probe
 from aegis_eval.results import Comparison, Row
 from aegis_eval.scoring import ALL
@@ -24,6 +24,7 @@ from aegis_eval.tables import (
     summary_cells,
     task_cells,
 )
+from aegis_eval.tradeoffs import tradeoffs
 
 MOST_TILES = 4  # more arms than that are better read in the table
 

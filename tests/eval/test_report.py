@@ -14,7 +14,7 @@ import pytest
 from aegis_eval.facts import shown_commands
 from aegis_eval.films import FILMS, chosen_films
 from aegis_eval.page import render_page
-from aegis_eval.plots import inner_plots, mean_curve, mean_layer_curve, pareto_front, stretched, tradeoffs, unstretched
+from aegis_eval.plots import inner_plots, mean_curve, mean_layer_curve
 from aegis_eval.report import write_reports
 from aegis_eval.run_result import Curve, LayerCurve
 from aegis_eval.success import eval_command, read_rollouts
@@ -28,6 +28,7 @@ from aegis_eval.tables import (
     summary_cells,
     task_cells,
 )
+from aegis_eval.tradeoffs import pareto_front, stretched, tradeoffs, unstretched
 
 from .studies import ORIGIN, made_up_comparison
 
