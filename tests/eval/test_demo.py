@@ -37,7 +37,8 @@ def test_the_quick_demo_runs_from_nothing_to_its_page_and_a_comparison_goes_on_f
     results = json.loads((out / "results.json").read_text())
     assert [found["arm"] for found in results["runs"]] == [arm.name for arm in study.arms]
     for found in results["runs"]:
-        assert len(found["successes"]["shown"]["touch"]) == study.rollouts.episodes
+        assert set(found["successes"]["shown"]) == {"touch", "lift"}
+        assert {len(episodes) for episodes in found["successes"]["shown"].values()} == {study.rollouts.episodes}
         assert found["action_loss"] > 0 and found["step_s"] > 0 and found["memory_mib"] > 100
         assert found["curves"]["vqa"]["steps"] == [0, 10, 20]
         assert len(found["curves"]["flow_loss"]["steps"]) == 4
