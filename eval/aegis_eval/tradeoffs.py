@@ -122,11 +122,11 @@ def _references(axes: Axes, chance: float | None) -> None:
     axes.axvline(1.0, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.2)
     axes.annotate(
         "untouched",
-        (1.0, 0.0),
+        (1.0, 1.0),
         xycoords=("data", "axes fraction"),
-        xytext=(-4, 6),
+        xytext=(0, 3),  # over the axes, where no mark can lie
         textcoords="offset points",
-        ha="right",
+        ha="center",
         color=REFERENCE,
         fontsize=8.5,
     )
