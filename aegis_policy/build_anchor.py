@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     samples = source(count=options.count, seed=options.seed, split="train")
     processor = load_processor(config.backbone, revision=config.backbone_revision, image_options=config.image_options)
-    anchor = build_anchor(backbone, processor, samples, batch_size=options.batch_size)
+    anchor = build_anchor(backbone, processor, samples, batch_size=options.batch_size, unit_inputs=options.unit_inputs)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     anchor.save(options.out)
     size = options.out.stat().st_size / 2**20
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", default="nano_scenes", help=f"VQA source: {', '.join(list_vqa_sources())}")
     parser.add_argument("--count", type=int, default=3000, help="VQA samples")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument(
+        "--unit-inputs", action="store_true", help="each token counts the same, however large its activations are"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="samples a forward pass")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")

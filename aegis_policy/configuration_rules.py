@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lerobot.configs import FeatureType
 
-from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS
+from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS, SUBSPACES
 from aegis_policy.demonstrations import CHOOSE_CAMERAS
 from aegis_policy.knowledge.reference import REFERENCES
 from aegis_policy.network.flow import SAMPLERS
@@ -141,6 +141,11 @@ def _check_subspace(config: "AegisVLAConfig") -> None:
         raise ValueError(f"epsilon must be positive: got {config.epsilon}. Larger leaves more open.")
     if config.energy is not None and not 0 < config.energy <= 1:
         raise ValueError(f"energy is a share and must lie in (0, 1]: got {config.energy}.")
+    if config.anchor_unit_inputs and (config.knowledge != "aegis" or config.projection not in SUBSPACES):
+        raise ValueError(
+            f"anchor_unit_inputs shapes the subspaces of knowledge=aegis: knowledge={config.knowledge} with "
+            f"projection={config.projection} has none. Leave it out."
+        )
 
 
 def _check_reference(config: "AegisVLAConfig") -> None:

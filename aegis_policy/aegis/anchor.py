@@ -1,7 +1,7 @@
 """The Gaussian anchor: what a model's layers and linear maps saw on the data whose knowledge is to be kept.
 
     a layer           mu*, sigma*          (D,)       per-channel moments of its outputs          -> wasserstein2
-    a linear weight   Sigma = E[x x^T]     (in, in)   second moment of its inputs                 -> subspace_projector
+    a linear weight   Sigma = E[x x^T]     (in, in)   second moment of its inputs, or of x / |x|  -> subspace_projector
 
 Weights that read the same input (q, k and v; gate and up) share one `Sigma`. Everything is float32 and travels in its
 host's `state_dict`. Means and deviations are buffers. `Sigma`, a packed upper triangle, is none: it is needed once, to
@@ -50,6 +50,7 @@ class GaussianAnchor(nn.Module):
             )
         self.fingerprint = str(spec["fingerprint"])
         self.samples = int(spec["samples"])
+        self.unit_inputs = bool(spec.get("unit_inputs", False))
         self._layer_widths: dict[str, int] = {e["name"]: int(e["width"]) for e in spec["layers"]}
         self._input_widths: dict[str, int] = {e["weights"][0]: int(e["width"]) for e in spec["inputs"]}
         self._input_of: dict[str, str] = {w: e["weights"][0] for e in spec["inputs"] for w in e["weights"]}
@@ -74,6 +75,7 @@ class GaussianAnchor(nn.Module):
         *,
         fingerprint: str,
         samples: int,
+        unit_inputs: bool = False,
     ) -> "GaussianAnchor":
         """An anchor from finished moments.
 
@@ -83,6 +85,7 @@ class GaussianAnchor(nn.Module):
                 (in, in).
             fingerprint: `fingerprint(...)` of the model that was run.
             samples: How many samples it was run on.
+            unit_inputs: Whether the second moments are of `x / |x|`.
 
         Raises:
             ValueError: If a moment is not finite.
@@ -93,6 +96,7 @@ class GaussianAnchor(nn.Module):
             "samples": samples,
             "layers": [{"name": name, "width": len(mean)} for name, (mean, _) in layers.items()],
             "inputs": [{"weights": list(weights), "width": len(sigma)} for weights, sigma in inputs],
+            **({"unit_inputs": True} if unit_inputs else {}),
         }
         anchor = cls(spec)
         for name, (mean, std) in layers.items():
@@ -113,6 +117,7 @@ class GaussianAnchor(nn.Module):
                 {"weights": [w for w, owner in self._input_of.items() if owner == name], "width": width}
                 for name, width in self._input_widths.items()
             ],
+            **({"unit_inputs": True} if self.unit_inputs else {}),
         }
 
     @property
@@ -134,7 +139,8 @@ class GaussianAnchor(nn.Module):
         return self._moment("std", layer, self._layer_widths)
 
     def second_moment(self, weight: str) -> Tensor:
-        """`E[x x^T]` of the inputs of a linear weight, (in, in), on the CPU, unpacked anew on each call."""
+        """`E[x x^T]` of the inputs of a linear weight (of `x / |x|` with `unit_inputs`), (in, in), on the CPU, unpacked
+        anew on each call."""
         if weight not in self._input_of:
             raise KeyError(_unknown("weight", weight, self._input_of))
         return _unpack(self._packed[_buffer_name("second_moment", self._input_of[weight])])

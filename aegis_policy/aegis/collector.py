@@ -37,6 +37,9 @@ class AnchorCollector:
             this site sees (True where a token counts, shape `x.shape[:-1]`) or None to count all. None means
             no mask anywhere.
         dtype: Of the second moments' running sums; MPS has no float64.
+        unit_inputs: Whether second moments are of `x / |x|`, so that each token counts the same. In a language model a
+            few tokens can have activations hundreds of times those of all others, and their directions alone
+            are then all the energy that a subspace closes.
 
     Raises:
         ValueError: If a module is not part of `model`, a linear is no `nn.Linear`, or nothing is watched.
@@ -50,6 +53,7 @@ class AnchorCollector:
         mask_of: Callable[[str], Tensor | None] | None = None,
         *,
         dtype: torch.dtype = torch.float64,
+        unit_inputs: bool = False,
     ) -> None:
         self.model = model
         self.samples = 0
@@ -57,6 +61,7 @@ class AnchorCollector:
         self._linears = dict(linears or {})
         self._mask_of = mask_of or (lambda site: None)
         self._dtype = dtype
+        self._unit_inputs = unit_inputs
         self._check_sites()
         self._outputs: dict[str, ActivationStatistics] = {}
         self._inputs: dict[str, SecondMoment] = {}
@@ -110,6 +115,7 @@ class AnchorCollector:
             [(sorted(names, key=lambda w: w != owner), self._inputs[owner].value) for owner, names in groups.items()],
             fingerprint=fingerprint_of(self.model.state_dict()) if fingerprint is None else fingerprint,
             samples=self.samples if samples is None else samples,
+            unit_inputs=self._unit_inputs,
         )
 
     def _layer_hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -135,7 +141,7 @@ class AnchorCollector:
             owner = self._owner.setdefault(name, fed_to or name)
             if owner == name:
                 if name not in self._inputs:
-                    self._inputs[name] = SecondMoment(x.shape[-1], dtype=self._dtype)
+                    self._inputs[name] = SecondMoment(x.shape[-1], dtype=self._dtype, unit=self._unit_inputs)
                 self._inputs[name].update(x.detach(), self._mask_of(name))
                 self._taken[id(x)] = (weakref.ref(x), name)
             elif fed_to != owner:

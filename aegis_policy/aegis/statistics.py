@@ -1,7 +1,7 @@
 """Streaming moments of activations over unmasked tokens, a batch at a time.
 
     ActivationStatistics   mu = E[y],  sigma = sqrt(E[(y - mu)^2])   of a layer's outputs,  per channel
-    SecondMoment           Sigma = E[x x^T]                          of a linear map's inputs
+    SecondMoment           Sigma = E[x x^T]                          of a linear map's inputs, or of x / |x|
 
 `D`, `in` widths; `N` unmasked tokens of a batch; `...` any leading dimensions. Batches are merged with Chan's
 formula, which does not cancel where E[y^2] - E[y]^2 would:
@@ -130,11 +130,13 @@ class SecondMoment:
     Args:
         width: Input width, in.
         dtype: Of the running sum. MPS has no float64: pass `torch.float32` there.
+        unit: Of `x / |x|` instead (0 stays 0): each token counts the same, however large its activations are.
     """
 
-    def __init__(self, width: int, *, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, width: int, *, dtype: torch.dtype = torch.float64, unit: bool = False) -> None:
         self.width = width
         self.dtype = dtype
+        self.unit = unit
         self.count = 0
         self._sum: list[Tensor] = []
 
@@ -155,6 +157,9 @@ class SecondMoment:
         rows = unmasked_rows(x, mask).to(at_least_float32(x.dtype))  # (N, in)
         if rows.shape[0] == 0:
             return
+        if self.unit:
+            length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            rows = torch.where(length > 0, rows / length, 0.0)
         self._begin(rows.device)
         with full_precision_matmul(x.device.type):
             for i, kept in zip(range(0, self.width, BLOCK), self._sum, strict=True):
@@ -165,10 +170,12 @@ class SecondMoment:
         """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
 
         Raises:
-            ValueError: If the widths differ.
+            ValueError: If the widths differ, or one is of unit inputs and the other is not.
         """
         if other.width != self.width:
             raise ValueError(f"Only second moments of one width merge: {self.width} here, {other.width} given.")
+        if other.unit != self.unit:
+            raise ValueError("Only second moments of one kind merge: one here is of unit inputs, the other is not.")
         if not other._sum:
             return
         self._begin(other._sum[0].device)

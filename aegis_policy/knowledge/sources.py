@@ -28,13 +28,20 @@ def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> Gau
     # The anchor beside `backbone` is not that of a VLM that comes out of another policy.
     path = config.anchor_path or (None if config.init_from else shipped_anchor(config.backbone))
     if path:
-        return load_anchor(path, pristine())
+        anchor = load_anchor(path, pristine())
+        if anchor.unit_inputs or not config.anchor_unit_inputs:
+            return anchor
+        if config.anchor_path:
+            raise ValueError(
+                f"anchor_unit_inputs asks for an anchor of unit inputs, and {path} is none. Build one with "
+                "`aegis-anchor --unit-inputs --out FILE`, or leave the option out."
+            )
     if not config.needs_anchor:
         return None
     samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
     processor = load_processor(config.backbone, revision=config.backbone_revision, image_options=config.image_options)
     backbone = pristine().to(config.device)
-    anchor = build_anchor(backbone, processor, samples)
+    anchor = build_anchor(backbone, processor, samples, unit_inputs=config.anchor_unit_inputs)
     # Each rank has run the same samples; rounding may differ from one kind of processor to another.
     take_from_first(anchor.state_dict().values(), device=next(backbone.parameters()).device)
     return anchor
@@ -65,7 +72,12 @@ def shipped_anchor(name: str) -> Path | None:
 
 @torch.no_grad()
 def build_anchor(
-    backbone: Backbone, processor: Any, samples: Sequence[VQASample], *, batch_size: int = 32
+    backbone: Backbone,
+    processor: Any,
+    samples: Sequence[VQASample],
+    *,
+    batch_size: int = 32,
+    unit_inputs: bool = False,
 ) -> GaussianAnchor:
     """Runs the backbone on VQA samples and keeps the statistics of its activations, streaming.
 
@@ -74,6 +86,7 @@ def build_anchor(
         processor: The VLM's own, from `load_processor`.
         samples: Images and questions; the answers are not used.
         batch_size: Samples a forward pass.
+        unit_inputs: Whether each token counts the same in second moments, see `AnchorCollector`.
     """
     if not samples:
         raise ValueError("An anchor is built from VQA samples: got none.")
@@ -90,7 +103,11 @@ def build_anchor(
     layers, linears = backbone.layers(), _reached(backbone, prepare(0, size=1))
     language = {site for site in [*layers, *linears] if backbone.is_language(site)}  # asked at each site of each batch
     collector = AnchorCollector(
-        backbone.vlm, layers=layers, linears=linears, mask_of=lambda site: mask if site in language else None
+        backbone.vlm,
+        layers=layers,
+        linears=linears,
+        mask_of=lambda site: mask if site in language else None,
+        unit_inputs=unit_inputs,
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
     with collector, progress, torch.autocast(device.type, enabled=False):

@@ -93,7 +93,7 @@ def run_settings(study: Study, run: Run, *, config_folder: Path) -> dict[str, An
             "probe_options": run.arm.probe_options,
             "train_config": yaml.safe_load((config_folder / "train" / study.train_config).read_text()),
             **shared_settings(study),
-            **({"anchor": asdict(trained.anchor)} if trained.anchor else {}),
+            **({"anchor": trained.anchor.settings()} if trained.anchor else {}),
             **pretrained_settings(study),
             "training": training,
             "rollouts": rollouts,
@@ -117,7 +117,7 @@ def shared_settings(study: Study) -> dict[str, Any]:
             **_backbone(study),
             "demonstrations": study.demonstrations,
             "dataset": asdict(study.dataset) if study.dataset else None,
-            "anchor": asdict(study.anchor) if study.anchor else None,
+            "anchor": study.anchor.settings() if study.anchor else None,
         }
     )
 

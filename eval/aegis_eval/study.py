@@ -5,7 +5,7 @@ to nothing are refused with the rule, the value and the remedy. A `quick:` secti
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Anchor:
-    """What `aegis-anchor` builds the anchor from: a VQA source, a number of its samples and their seed."""
+    """What `aegis-anchor` builds the anchor from: a VQA source, a number of its samples and their seed, and how."""
 
     source: str = "nano_scenes"
     count: int = 2000
     seed: int = 1000
+    unit_inputs: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """As plain data; a kept result without `unit_inputs` is one of an anchor without them."""
+        return {name: value for name, value in asdict(self).items() if name != "unit_inputs" or value}
 
 
 @dataclass(frozen=True)

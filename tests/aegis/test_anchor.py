@@ -62,6 +62,15 @@ def test_save_and_load_is_the_identity(tmp_path: Path) -> None:
     assert same(GaussianAnchor.load(tmp_path / "anchor.safetensors"), original)
 
 
+def test_a_file_says_whether_its_second_moments_are_of_unit_inputs(tmp_path: Path) -> None:
+    for unit_inputs in (False, True):
+        made = GaussianAnchor.from_moments(
+            {}, [(["w"], torch.eye(2))], fingerprint="f", samples=1, unit_inputs=unit_inputs
+        )
+        made.save(tmp_path / "anchor.safetensors")
+        assert GaussianAnchor.load(tmp_path / "anchor.safetensors").unit_inputs is unit_inputs
+
+
 def test_it_travels_in_its_hosts_state_dict_through_safetensors(tmp_path: Path) -> None:
     host = Host(anchor())
     save_model(host, str(tmp_path / "model.safetensors"))

@@ -93,6 +93,20 @@ def test_padding_has_no_influence() -> None:
     assert set(asked) >= {"blocks.0", "blocks.1.o.weight"}
 
 
+def test_with_unit_inputs_a_token_that_dwarfs_the_others_does_not_leave_them_open() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8, bias=False))
+    usual = torch.randn(200, 2) @ torch.randn(2, 8)  # all but one token use two of eight directions
+    x = torch.cat([usual, 1e4 * torch.randn(1, 8)])
+    left = {}
+    for unit_inputs in (False, True):
+        with AnchorCollector(model, linears={"0.weight": model[0]}, unit_inputs=unit_inputs) as collector:
+            model(x)
+        projector = collector.anchor().projectors(energy=0.97)["0.weight"].matrix()
+        left[unit_inputs] = float((usual @ projector).norm() / usual.norm())
+    assert left[False] > 0.5 > 0.05 > left[True]
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model, x = Model(), torch.randn(2, 3, 6)
     before = model(x)

@@ -151,6 +151,16 @@ def test_half_precision_inputs_are_summed_in_full_precision() -> None:
     assert moment.value.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_of_unit_inputs_each_token_counts_the_same_and_one_of_zeros_adds_nothing() -> None:
+    x = torch.tensor([[3e4, 0.0], [0.0, 2e-3], [0.0, 5.0], [0.0, 0.0]])
+    moment, merged, part = SecondMoment(2, unit=True), SecondMoment(2, unit=True), SecondMoment(2, unit=True)
+    moment.update(x)
+    part.update(x)
+    merged.merge(part)
+    for found in (moment.value, merged.value):
+        np.testing.assert_allclose(found, [[0.25, 0.0], [0.0, 0.5]], rtol=FLOAT64)
+
+
 def test_errors_teach() -> None:
     statistics = ActivationStatistics(4)
     with pytest.raises(ValueError, match=r"\(\.\.\., 4\); received \(2, 3\)"):
@@ -165,3 +175,5 @@ def test_errors_teach() -> None:
         statistics.merge(ActivationStatistics(5))
     with pytest.raises(ValueError, match="one width"):
         SecondMoment(3).merge(SecondMoment(4))
+    with pytest.raises(ValueError, match="one kind"):
+        SecondMoment(3).merge(SecondMoment(3, unit=True))

@@ -5,6 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHORT = ["--rounds=2", "--clock=cpu"]
@@ -49,6 +54,30 @@ def test_episodes_are_split_by_what_is_new_for_every_arm_that_was_kept(benchmark
     arms = {line.split("|")[1].strip() for line in acted.splitlines()[4:] if line.startswith("|")}
     kept = {tuple(file.stem.rsplit("-", 2)[:2]) for file in results.glob("*-seed*.json")}
     assert arms == {f"{arm}, {rate.removeprefix('lr')}" for arm, rate in kept}
+
+
+def test_a_map_that_grew_by_a_tenth_answers_a_tenth_more(benchmark_module, tmp_path: Path, capsys) -> None:
+    camera = PolicyFeature(type=FeatureType.VISUAL, shape=(3, 48, 64))
+    config = AegisVLAConfig(
+        input_features={"observation.images.front": camera},
+        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(4,))},
+        device="cpu",
+    )
+    policy = AegisVLAPolicy(config)
+    policy.save_pretrained(tmp_path / "as_it_was")
+    with pytest.raises(SystemExit, match="No linear map"):
+        benchmark_module("responses").main([str(tmp_path / "as_it_was"), "--samples=1"])
+    name, linear = list(policy.backbone.linears().items())[-1]
+    with torch.no_grad():
+        linear.weight.mul_(1.1)
+    policy.save_pretrained(tmp_path / "trained")
+    benchmark_module("responses").main([str(tmp_path / "trained"), "--samples=2", "--energy=1"])
+    _, _, row = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    cells = [cell.strip() for cell in row.strip("| ").split("|")]
+    layer = name.split(".")[-4]
+    assert cells[0] == name.removesuffix(".weight").replace(f".{layer}.", ".*.")
+    assert cells[1:4] == ["10.00", "10.00", layer]
+    assert cells[4].endswith(f" of {linear.in_features}")
 
 
 def test_a_ratio_is_formed_within_a_round(benchmark_module) -> None:
