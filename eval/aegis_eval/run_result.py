@@ -174,13 +174,16 @@ def read_result(path: Path) -> RunResult:
 def find_result(path: Path, settings: Mapping[str, Any]) -> RunResult | None:
     """The result at `path` if there is one.
 
+    Results can be read where their backbone is not: settings without `weights` have none to compare with.
+
     Raises:
         ValueError: If it was made with other settings.
     """
     if not path.is_file():
         return None
     found = read_result(path)
-    changed = differences(found.settings, settings)
+    unknown = {} if settings.get("weights") else {"weights": found.settings.get("weights")}
+    changed = differences(found.settings, {**settings, **unknown})
     if changed:
         raise ValueError(
             f"{path} was made with other settings ({changed}). Give the study those, choose another --results (or "

@@ -211,6 +211,14 @@ def test_a_result_survives_its_json_and_one_of_other_settings_is_refused(tmp_pat
         find_result(tmp_path / "run.json", {"steps": 8})
 
 
+def test_a_result_can_be_read_where_its_backbone_is_not_and_not_with_another_one(tmp_path):
+    result = made_up_run("naive", 1e-3, 1000, settings={"weights": "a1b2"})
+    result.write(tmp_path / "run.json")
+    assert find_result(tmp_path / "run.json", {"weights": ""}) == result
+    with pytest.raises(ValueError, match="weights was 'a1b2'"):
+        find_result(tmp_path / "run.json", {"weights": "c3d4"})
+
+
 def test_a_run_whose_result_is_there_needs_no_folder_and_is_not_run_again(study, tmp_path):
     place = Place(study, out=tmp_path / "out", results=tmp_path / "results")
     runs = plan_runs(study, only=["naive"], seeds=[1000])
