@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=3000, help="VQA samples")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument(
-        "--unit-inputs", action="store_true", help="each token counts the same, however large its activations are"
+        "--unit-inputs",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each token counts the same, however large its activations are",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="samples a forward pass")
     parser.add_argument("--device", default="cpu", help="torch device")

@@ -145,9 +145,10 @@ class AegisVLAConfig(PreTrainedConfig):
     # VQA source (entry point `aegis_policy.vqa_sources`) and number of samples for an anchor built on start.
     anchor_source: str = "nano_scenes"
     anchor_samples: int = 3000
-    # Whether each token counts the same in such an anchor's subspaces, however large its activations are: where a few
-    # tokens of a language model dwarf all others, their directions would else be all that is closed.
-    anchor_unit_inputs: bool = False
+    # Whether each token counts the same in the anchor's subspaces, however large its activations are: where a few
+    # tokens of a language model dwarf all others, their directions would else be all that is closed. None: as the file
+    # has it; true for an anchor built on start.
+    anchor_unit_inputs: bool | None = None
 
     # Ask the monitor's questions every so many training steps (0: never), and how many a question family.
     probe_freq: int = 0

@@ -141,9 +141,9 @@ def _check_subspace(config: "AegisVLAConfig") -> None:
         raise ValueError(f"epsilon must be positive: got {config.epsilon}. Larger leaves more open.")
     if config.energy is not None and not 0 < config.energy <= 1:
         raise ValueError(f"energy is a share and must lie in (0, 1]: got {config.energy}.")
-    if config.anchor_unit_inputs and (config.knowledge != "aegis" or config.projection not in SUBSPACES):
+    if config.anchor_unit_inputs is not None and (config.knowledge != "aegis" or config.projection not in SUBSPACES):
         raise ValueError(
-            f"anchor_unit_inputs shapes the subspaces of knowledge=aegis: knowledge={config.knowledge} with "
+            f"anchor_unit_inputs={config.anchor_unit_inputs} shapes subspaces, and knowledge={config.knowledge} with "
             f"projection={config.projection} has none. Leave it out."
         )
 

@@ -39,7 +39,7 @@ def protect(policy: nn.Module, old_batches: Iterable[dict[str, Tensor]]) -> Aegi
         for name, module in policy.named_modules()
         if name.startswith(LANGUAGE) and isinstance(module, nn.Linear) and module.weight.requires_grad
     }
-    with AnchorCollector(policy, linears=linears) as collector, torch.no_grad():
+    with AnchorCollector(policy, linears=linears, unit_inputs=True) as collector, torch.no_grad():
         for batch in old_batches:
             policy.forward(dict(batch))
     projectors = collector.anchor().projectors(energy=0.99)

@@ -29,19 +29,20 @@ def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> Gau
     path = config.anchor_path or (None if config.init_from else shipped_anchor(config.backbone))
     if path:
         anchor = load_anchor(path, pristine())
-        if anchor.unit_inputs or not config.anchor_unit_inputs:
+        if config.anchor_unit_inputs in (None, anchor.unit_inputs):
             return anchor
         if config.anchor_path:
+            switch = "--unit-inputs" if config.anchor_unit_inputs else "--no-unit-inputs"
             raise ValueError(
-                f"anchor_unit_inputs asks for an anchor of unit inputs, and {path} is none. Build one with "
-                "`aegis-anchor --unit-inputs --out FILE`, or leave the option out."
+                f"anchor_unit_inputs={config.anchor_unit_inputs} asks for another anchor than {path}, which has "
+                f"{anchor.unit_inputs}. Build one with `aegis-anchor {switch} --out FILE`, or leave the option out."
             )
     if not config.needs_anchor:
         return None
     samples = load_vqa_source(config.anchor_source)(count=config.anchor_samples, seed=0, split="train")
     processor = load_processor(config.backbone, revision=config.backbone_revision, image_options=config.image_options)
     backbone = pristine().to(config.device)
-    anchor = build_anchor(backbone, processor, samples, unit_inputs=config.anchor_unit_inputs)
+    anchor = build_anchor(backbone, processor, samples, unit_inputs=config.anchor_unit_inputs is not False)
     # Each rank has run the same samples; rounding may differ from one kind of processor to another.
     take_from_first(anchor.state_dict().values(), device=next(backbone.parameters()).device)
     return anchor
@@ -77,7 +78,7 @@ def build_anchor(
     samples: Sequence[VQASample],
     *,
     batch_size: int = 32,
-    unit_inputs: bool = False,
+    unit_inputs: bool = True,
 ) -> GaussianAnchor:
     """Runs the backbone on VQA samples and keeps the statistics of its activations, streaming.
 

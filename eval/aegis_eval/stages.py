@@ -148,7 +148,7 @@ def _build_anchor(study: Study, anchor: Anchor, file: Path, *, name: str) -> Job
         f"--device={study.device}",
         f"--out={file}",
         "--overwrite",
-        *(["--unit-inputs"] if anchor.unit_inputs else []),
+        "--unit-inputs" if anchor.unit_inputs else "--no-unit-inputs",
     ]
     return Job(
         name=name,

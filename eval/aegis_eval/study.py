@@ -43,7 +43,7 @@ class Anchor:
     source: str = "nano_scenes"
     count: int = 2000
     seed: int = 1000
-    unit_inputs: bool = False
+    unit_inputs: bool = True
 
     def settings(self) -> dict[str, Any]:
         """As plain data; a kept result without `unit_inputs` is one of an anchor without them."""

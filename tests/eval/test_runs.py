@@ -94,12 +94,13 @@ def test_an_arm_may_have_an_anchor_of_its_own_and_is_then_another_run(tmp_path):
         "small": {"options": {"policy.knowledge": "aegis"}, "anchor": {"count": 50}},
         "same": {"options": {"policy.knowledge": "aegis"}, "anchor": {}},
         "half": {"of": "small", "interpolate": 0.5},
-        "unit": {"options": {"policy.knowledge": "aegis"}, "anchor": {"unit_inputs": True}},
+        "energy": {"options": {"policy.knowledge": "aegis"}, "anchor": {"unit_inputs": False}},
     }
     study = make_study(study_content() | {"arms": arms})
-    assert "--unit-inputs" in commands(study, run_of(study, "unit"), tmp_path)["anchor"]
-    assert settings(study, run_of(study, "unit"))["anchor"]["unit_inputs"] is True
-    assert "unit_inputs" not in settings(study, run_of(study, "small"))["anchor"]  # as it was before there were any
+    assert "--unit-inputs" in commands(study, run_of(study, "small"), tmp_path)["anchor"]
+    assert settings(study, run_of(study, "small"))["anchor"]["unit_inputs"] is True
+    assert "--no-unit-inputs" in commands(study, run_of(study, "energy"), tmp_path)["anchor"]
+    assert "unit_inputs" not in settings(study, run_of(study, "energy"))["anchor"]  # as kept results have it
     for arm in ("small", "half"):
         found = commands(study, run_of(study, arm), tmp_path)
         assert "--count=50" in found["anchor"] and "--source=nano_scenes" in found["anchor"]

@@ -114,21 +114,27 @@ def test_an_anchor_of_other_weights_is_refused(make_policy, tmp_path):
         make_policy(anchor_path=str(tmp_path / "other.safetensors"))
 
 
-def test_an_anchor_of_unit_inputs_is_built_on_start_where_the_one_beside_the_backbone_is_none(make_policy, tmp_path):
-    plain = make_policy(anchor_samples=4)
-    unit = make_policy(anchor_samples=4, anchor_unit_inputs=True)
-    assert (plain.anchor.unit_inputs, unit.anchor.unit_inputs) == (False, True)
-    assert unit.anchor.samples == 4
-    for weight in unit.anchor.weights:
-        assert unit.anchor.second_moment(weight).trace() == pytest.approx(1, rel=1e-3)
-    unit.save_pretrained(tmp_path)
-    assert type(unit).from_pretrained(tmp_path).anchor.unit_inputs
-
-    plain.anchor.save(tmp_path / "anchor.safetensors")
+def test_an_anchor_built_on_start_counts_each_token_the_same_and_a_file_is_taken_as_it_is(make_policy, tmp_path):
+    plain_file = tmp_path / "plain.safetensors"
+    untrained = make_policy()
+    samples = make_samples(4)
+    build_anchor(untrained.backbone, untrained.vlm.processor, samples, unit_inputs=False).save(plain_file)
+    assert not make_policy(anchor_path=str(plain_file)).anchor.unit_inputs
     with pytest.raises(ValueError, match="aegis-anchor --unit-inputs"):
-        make_policy(anchor_path=str(tmp_path / "anchor.safetensors"), anchor_unit_inputs=True)
+        make_policy(anchor_path=str(plain_file), anchor_unit_inputs=True)
     with pytest.raises(ValueError, match="projection=gradient has none"):
         make_policy(projection="gradient", anchor_unit_inputs=True)
+
+    beside = make_policy("nano").anchor
+    built = make_policy("nano", anchor_samples=4, anchor_unit_inputs=not beside.unit_inputs)
+    assert built.anchor.unit_inputs is not beside.unit_inputs
+    assert built.anchor.samples == 4
+    unit, plain = (built.anchor, beside) if built.anchor.unit_inputs else (beside, built.anchor)
+    for weight in unit.weights:
+        assert unit.second_moment(weight).trace() == pytest.approx(1, rel=1e-3)
+    assert any(plain.second_moment(weight).trace() > 2 for weight in plain.weights)
+    built.save_pretrained(tmp_path)
+    assert type(built).from_pretrained(tmp_path).anchor.unit_inputs is built.anchor.unit_inputs
 
 
 def test_the_anchor_does_not_depend_on_how_samples_are_batched(make_policy):
