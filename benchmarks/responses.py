@@ -97,7 +97,7 @@ def directions(policy: AegisVLAPolicy, moved: Changes, *, energy: float) -> dict
         return {}
     held = [name for name in moved if name in anchor.weights]
     projectors = anchor.projectors(energy=energy, weights=held)
-    widths = {name: anchor.second_moment(name).shape[0] for name in held}
+    widths = {name: linear.in_features for name, linear in policy.backbone.linears().items()}
     return {name: f"{round(p.closed_share * widths[name])} of {widths[name]}" for name, p in projectors.items()}
 
 

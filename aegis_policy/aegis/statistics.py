@@ -11,6 +11,7 @@ formula, which does not cancel where E[y^2] - E[y]^2 would:
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
 
@@ -158,8 +159,7 @@ class SecondMoment:
         if rows.shape[0] == 0:
             return
         if self.unit:
-            length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            rows = torch.where(length > 0, rows / length, 0.0)
+            rows = normalize(rows, dim=1)
         self._begin(rows.device)
         with full_precision_matmul(x.device.type):
             for i, kept in zip(range(0, self.width, BLOCK), self._sum, strict=True):

@@ -1,7 +1,7 @@
 """The directions in which a linear map may move without changing its response to the anchor's inputs.
 
-With `Sigma = E[x x^T]` (in x in) the second moment of the inputs that the anchor data feed to `W` (out x in),
-a step is restricted to
+With `Sigma = E[x x^T]` (in x in) the second moment of the inputs that the anchor data feed to `W` (out x in), or of
+these inputs scaled to length one so that no token owns the energy, a step is restricted to
 
     dW <- dW P      hard:  P = I - U U^T            U: leading eigenvectors that carry `energy` of trace(Sigma)
                     soft:  P = (I + Sigma / e)^-1    e = epsilon * trace(Sigma) / in   (relative to the mean eigenvalue)
