@@ -44,9 +44,8 @@ def unmasked_rows(x: Tensor, mask: Tensor | None) -> Tensor:
 class ActivationStatistics:
     """Streaming per-channel mean and population standard deviation (ddof 0) of one layer's outputs.
 
-    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), float64 on the CPU. A
-        batch is
-    reduced on its own device, in float64 where the device has it.
+    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), float64 on the CPU. A batch is
+        reduced on its own device, in float64 where the device has it.
 
     Args:
         width: Channels, D.
