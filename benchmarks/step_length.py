@@ -3,9 +3,9 @@
     python benchmarks/step_length.py [--results results/nano] [--set shown]
 
 Where the share `s` of a step's squared norm is removed, `sqrt(1 - s)` of its length is left: here the mean over
-protected layers and over the steps that were logged. AdamW's step is as long as its rate, whatever the gradient, so the
-length that is left times the backbone's rate is the rate at which an unprotected backbone moves as far; for adapters it
-is the adapters' own. Arms whose projection acts on gradients have no such length and are left out.
+protected layers and over the steps that were logged. AdamW's step is about as long as its rate, whatever the gradient,
+so the length that is left times the backbone's rate is the rate at which an unprotected backbone moves as far; for
+adapters it is the adapters' own. Arms whose projection acts on gradients have no such length and are left out.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def lengths(runs: Iterable[RunResult], name: str) -> Table:
     found = []
     for run in runs:
         left = mean(sqrt(1 - shed) for at_step in run.curves.energy_shed.values for shed in at_step)
-        rate = float(_option(run, "optimizer_backbone_lr") or run.lr)
+        rate = float(_option(run, "optimizer_backbone_lr", run.lr))
         marks = "".join(run.successes[name].values())
         found.append((left * rate, run, left, rate, marks.count("1") / len(marks)))
     rows = [
@@ -66,8 +66,8 @@ def lengths(runs: Iterable[RunResult], name: str) -> Table:
     return Table("Length of the backbone's step that the projection leaves.", header, rows)
 
 
-def _option(run: RunResult, name: str) -> Any:
-    return run.settings["options"].get(f"policy.{name}")
+def _option(run: RunResult, name: str, default: Any = None) -> Any:
+    return run.settings["options"].get(f"policy.{name}", default)
 
 
 if __name__ == "__main__":

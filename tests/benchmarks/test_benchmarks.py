@@ -82,8 +82,8 @@ def test_a_map_that_grew_by_a_tenth_answers_a_tenth_more(benchmark_module, tmp_p
 
 
 def test_the_length_left_of_a_step_is_the_root_of_what_was_not_shed(benchmark_module, tmp_path: Path, capsys) -> None:
-    def keep(arm: str, *, shed: float, **options: object) -> None:
-        curve = LayerCurve(steps=[1, 2], layers=["0"], values=[[shed], [shed]])
+    def keep(arm: str, **options: object) -> None:
+        curve = LayerCurve(steps=[1, 2], layers=["0", "1"], values=[[0.75, 0.96], [0.96, 0.75]])  # roots: 0.5, 0.2
         settings = {"options": {f"policy.{name}": value for name, value in options.items()}}
         run = RunResult(
             arm=arm, lr=1e-3, seed=0, settings=settings, successes={"shown": {"touch": "1101"}},
@@ -91,14 +91,14 @@ def test_the_length_left_of_a_step_is_the_root_of_what_was_not_shed(benchmark_mo
         )  # fmt: skip
         run.write(tmp_path / f"{arm}-lr0.001-seed0.json")
 
-    keep("half_left", shed=0.75, projection="subspace")
-    keep("fast", shed=0.75, projection="subspace", optimizer_backbone_lr=3e-3)
-    keep("paper", shed=0.75, projection="gradient")  # of its gradient, not of its step
+    keep("slow", projection="subspace")
+    keep("fast", projection="subspace", optimizer_backbone_lr=3e-3)
+    keep("paper", projection="gradient")  # of its gradient, not of its step
     benchmark_module("step_length").main([f"--results={tmp_path}"])
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
     assert rows[2:] == [
-        ["fast", "0", "0.001", "0.003", "0.50", "1.50", "75.0"],
-        ["half_left", "0", "0.001", "0.001", "0.50", "0.50", "75.0"],
+        ["fast", "0", "0.001", "0.003", "0.35", "1.05", "75.0"],
+        ["slow", "0", "0.001", "0.001", "0.35", "0.35", "75.0"],
     ]
     with pytest.raises(SystemExit, match="must be one of shown"):
         benchmark_module("step_length").main([f"--results={tmp_path}", "--set=hidden"])
