@@ -110,6 +110,9 @@ class AegisVLAConfig(PreTrainedConfig):
     # "first_moment" lets the projected gradient into Adam's first moment only (arXiv 2604.22407); "subspace_gradient"
     # keeps the gradient, not the step, off those directions.
     projection: str | None = None
+    # Subspace: steps that are projected together, as the sum they have come to. Cheaper where weights are large beside
+    # the batch, for one more copy of them (aegis_policy/aegis/accumulation.py); what acts and is saved is projected.
+    projection_every: int = 1
     # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1]. None: the recipe's, or
     # 0.99 for a subspace alone.
     energy: float | None = None
@@ -231,6 +234,7 @@ class AegisVLAConfig(PreTrainedConfig):
             weight_decay=self.optimizer_weight_decay,
             grad_clip_norm=self.optimizer_grad_clip_norm,
             projection=self.recipe.projection,
+            projection_every=self.projection_every,
             on_nonfinite=self.on_nonfinite,
         )
 

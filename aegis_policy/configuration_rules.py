@@ -35,6 +35,7 @@ POSITIVE = (
     "anchor_samples",
     "cotraining_samples",
     "reference_every",
+    "projection_every",
     "probe_count",
 )
 
@@ -146,6 +147,18 @@ def _check_subspace(config: "AegisVLAConfig") -> None:
             f"anchor_unit_inputs={config.anchor_unit_inputs} shapes subspaces, and knowledge={config.knowledge} with "
             f"projection={config.projection} has none. Leave it out."
         )
+    if config.projection_every > 1:
+        if config.knowledge != "aegis" or config.projection != "subspace":
+            raise ValueError(
+                f"projection_every={config.projection_every} projects what several steps come to, which only a "
+                f"subspace allows; knowledge={config.knowledge} with projection={config.projection} has none. Leave it "
+                "at 1."
+            )
+        if config.ema_decay is not None:
+            raise ValueError(
+                f"ema_decay={config.ema_decay} would average weights that are not projected yet under "
+                f"projection_every={config.projection_every}. Choose one of them."
+            )
 
 
 def _check_reference(config: "AegisVLAConfig") -> None:

@@ -83,7 +83,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         self.register_load_state_dict_pre_hook(accept_former_names)
         self.penalty_controller = PenaltyController(config.penalty_bound) if config.penalty_bound else None
         self.averages = WeightAverages(config.ema_decay) if config.ema_decay else None
-        self.register_state_dict_pre_hook(_act_on_averages)  # whoever saves the policy saves what acts
+        self.register_state_dict_pre_hook(_hold_acting_weights)  # whoever saves the policy saves what acts
         self.anchor: GaussianAnchor | None = None
         self._made_retention: Retention | None = None
         self._compiled: int | None = None
@@ -132,7 +132,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         if training and self.config.probe_freq and not self._scores:
             # where the curve begins, and where a resumed one goes on
             self._ask()
-        self.act_on_averages(not training)
+        self.hold_acting_weights(not training)
         layers: list[torch.nn.Module] = []
         if training and self.config.gradient_checkpointing:
             expert = [] if self.config.compile_model else checkpointable(self.expert)  # compiled code stays as it is
@@ -252,7 +252,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         if self._monitor is None:
             self._monitor = load_monitor(self.config.probe_monitor, count=self.config.probe_count)
         step = int(self.progress.training_steps)
-        self.act_on_averages(True)
+        self.hold_acting_weights(True)
         # Without autocast: the first curve point is asked for inside the trainer's, all others outside of it.
         with torch.random.fork_rng(), torch.autocast(self.progress.noise_seed.device.type, enabled=False):
             self._scores = self._monitor(self.vlm, step)
@@ -280,10 +280,15 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         """Forgets the actions that were still to be carried out."""
         self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
 
-    def act_on_averages(self, averages: bool) -> None:
-        """Has the weights be their averages, or again those that learn; nothing without `ema_decay`."""
+    def hold_acting_weights(self, acting: bool) -> None:
+        """Has the weights be those that act, or again those that learn.
+
+        They differ under `ema_decay` (averages act) and between two projections (`projection_every`).
+        """
         if self.averages is not None:
-            self.averages.put_in_force(averages)
+            self.averages.put_in_force(acting)
+        if self._made_retention is not None and self._made_retention.protection is not None:
+            self._made_retention.protection.put_in_force(acting)
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **rtc: Any) -> Tensor:
@@ -295,7 +300,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
             **rtc: `inference_delay`, `prev_chunk_left_over`, `execution_horizon` of LeRobot's real-time chunking.
         """
         self.eval()
-        self.act_on_averages(True)
+        self.hold_acting_weights(True)
         prefix = self.expert.read(self._encode(vlm_inputs(batch)))
         size = (len(prefix.mask), self.config.chunk_size, self.config.action_size)
         noise = sample_noise(size, prefix.mask.device) if noise is None else noise
@@ -386,5 +391,5 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         return tell_knowledge(card, self.config, self._scores, step=self._asked_at)
 
 
-def _act_on_averages(policy: AegisVLAPolicy, prefix: str, keep_vars: bool) -> None:
-    policy.act_on_averages(True)
+def _hold_acting_weights(policy: AegisVLAPolicy, prefix: str, keep_vars: bool) -> None:
+    policy.hold_acting_weights(True)

@@ -25,6 +25,7 @@ class AegisAdamWConfig(OptimizerConfig):
     weight_decay: float = 1e-10
     grad_clip_norm: float = 1.0
     projection: str = "subspace"
+    projection_every: int = 1
     on_nonfinite: str = "stop"
 
     def build(self, params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -38,6 +39,7 @@ class AegisAdamWConfig(OptimizerConfig):
             eps=self.eps,
             weight_decay=self.weight_decay,
             projection=self.projection,
+            projection_every=self.projection_every,
             on_nonfinite=self.on_nonfinite,
             fused=True if all(p.device.type == "cpu" for p in members) else None,
         )

@@ -16,8 +16,9 @@ displacement that AdamW makes, with everything in it:
                                                             its gradient and has left the open span again
 
 The displacement is measured (weights after minus weights before), so whatever AdamW does is inside the guard.
-That costs a copy of one layer's weights at a time, and for a subspace the product of a step and its projector. Adam's
-moments are those of the unprojected gradient in "update" and "subspace".
+That costs a copy of one layer's weights at a time, and for a subspace the product of a step and its projector, or of
+several steps together (`projection_every`). Adam's moments are those of the unprojected gradient in "update" and
+"subspace".
 
 Rounding: products and projections run in float32 or better; adding to the weight rounds to the weight's
 dtype, so the guarantees hold to `eps(dtype) ||W||` a step. In bfloat16 weights that is as large as a step:
@@ -30,8 +31,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
+from aegis_policy.aegis.accumulation import Accumulation
+from aegis_policy.aegis.adamw import adamw_step
 from aegis_policy.aegis.anchor_gradient import (
     anchor_gradient,
     complete_over_ranks,
@@ -79,6 +81,8 @@ class AegisAdamW(torch.optim.AdamW):
         weight_decay: Decoupled weight decay; inside the guard in "update" and "subspace".
         amsgrad: As in `torch.optim.AdamW`.
         projection: One of `PROJECTIONS`.
+        projection_every: Under "subspace", steps that are restricted together (`accumulation`). Above 1, weights are
+            restricted after every so many steps and while `put_in_force(True)` holds; save and act then.
         on_nonfinite: Before anything is written, nan or inf in a gradient raises ("stop") or leaves the step
             out ("skip"). None does not look, as torch, and spares the synchronisation.
         maximize: As in `torch.optim.AdamW`; not for protected layers.
@@ -101,6 +105,7 @@ class AegisAdamW(torch.optim.AdamW):
         amsgrad: bool = False,
         *,
         projection: str = "gradient",
+        projection_every: int = 1,
         on_nonfinite: str | None = "stop",
         maximize: bool = False,
         foreach: bool | None = None,
@@ -111,7 +116,13 @@ class AegisAdamW(torch.optim.AdamW):
             raise ValueError(f"projection is one of {', '.join(PROJECTIONS)}; received {projection!r}.")
         if on_nonfinite not in (*ON_NONFINITE, None):
             raise ValueError(f"on_nonfinite is {', '.join(ON_NONFINITE)} or None; received {on_nonfinite!r}.")
+        if projection_every < 1 or (projection_every > 1 and projection != "subspace"):
+            raise ValueError(
+                'projection_every is a number of steps, above 1 only with projection="subspace", whose projectors '
+                f"are linear; received {projection_every} with {projection!r}. Leave it at 1."
+            )
         self.projection = projection
+        self._accumulation = Accumulation(projection_every) if projection_every > 1 else None
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
         self._restrictions = Restrictions()
@@ -147,6 +158,8 @@ class AegisAdamW(torch.optim.AdamW):
                 raise ValueError('A group with projectors is protected, so it is named: add "layer": "...".')
         else:
             check_protected(added, projectors, projection=self.projection)
+            if self._accumulation is not None:
+                self._accumulation.require_whole(added["params"])
             if self.projection in SUBSPACES:
                 self._restrictions.add(added["params"], projectors)
         self._attach_later_or_now(guard)
@@ -181,6 +194,7 @@ class AegisAdamW(torch.optim.AdamW):
         if not may_step(self.param_groups, layers, on_nonfinite=self.on_nonfinite):
             self.skipped_steps += 1
             return loss
+        self.put_in_force(False)
         take = {
             "gradient": self._gradient_step,
             "first_moment": self._first_moment_step,
@@ -188,13 +202,27 @@ class AegisAdamW(torch.optim.AdamW):
             "subspace": self._subspace_step,
             "subspace_gradient": self._subspace_gradient_step,
         }
-        self._layer_reports = {}
         for group in self.param_groups:
             if group.get("layer") is None:
-                self._adamw(group)
-        for layer, groups in layers.items():
-            self._layer_reports[layer] = take[self.projection](groups)
+                adamw_step(self, group)
+        if self._accumulation is not None:
+            self._accumulate(layers)
+            return loss
+        self._layer_reports = {layer: take[self.projection](groups) for layer, groups in layers.items()}
         return loss
+
+    @torch.no_grad()
+    def put_in_force(self, restricted: bool) -> None:
+        """Has protected weights be restricted ones, to act with or to save, or again those that learn.
+
+        They differ between two projections only, under `projection_every` above 1; `step` begins with the latter.
+        """
+        if self._accumulation is None:
+            return
+        if not restricted:
+            self._accumulation.release()
+        elif self._accumulation.hold([p for params in self._protected().values() for p in params], self.state):
+            self._accumulation.restrict(self._protected(), self.state, self._restrictions)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch, and the anchor gradients go with the gradients that they belong to."""
@@ -241,9 +269,11 @@ class AegisAdamW(torch.optim.AdamW):
                 "Resume with the settings the checkpoint was trained with, or start with a fresh optimizer."
             )
         super().load_state_dict(state_dict)
+        if self._accumulation is not None:
+            self._accumulation.after_load(self.state)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = "projection on_nonfinite skipped_steps _restrictions _layer_reports _guards"
+        kept = "projection on_nonfinite skipped_steps _accumulation _restrictions _layer_reports _guards"
         return super().__getstate__() | {name: self.__dict__[name] for name in kept.split()}
 
     def _gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
@@ -252,7 +282,7 @@ class AegisAdamW(torch.optim.AdamW):
         for p, g in zip(params, projected, strict=True):
             p.grad.copy_(g)  # in place: DDP's gradients are views into its buckets
         for group in groups:
-            self._adamw(group)
+            adamw_step(self, group)
         return report
 
     def _first_moment_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
@@ -266,7 +296,7 @@ class AegisAdamW(torch.optim.AdamW):
                 if p in changes:
                     # AdamW makes m <- beta1 m + (1 - beta1) g of it: with this in m, that is the projected g's.
                     self.state[p]["exp_avg"].add_(changes[p], alpha=(1 - beta1) / beta1)
-            self._adamw(group)
+            adamw_step(self, group)
         return report
 
     def _update_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
@@ -274,7 +304,7 @@ class AegisAdamW(torch.optim.AdamW):
         anchors = take_averaged(params)
         before = [p.clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
-            self._adamw(group)
+            adamw_step(self, group)
         descent = [_wide(b) - _wide(p) for b, p in zip(before, params, strict=True)]
         projected, report = project_layer(descent, anchors)
         for p, b, u in zip(params, before, projected, strict=True):
@@ -285,13 +315,33 @@ class AegisAdamW(torch.optim.AdamW):
         params = _stepped(groups)
         before = [local(p).clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
-            self._adamw(group)
+            adamw_step(self, group)
         norms = []
         for p, b in zip(params, before, strict=True):
             allowed, squares = self._restrictions.apply(p, _wide(local(p)) - _wide(b))
             local(p).copy_(allowed.add_(_wide(b)))
             norms.append(squares)
         return report_of(norms, params)
+
+    def _accumulate(self, layers: dict[str, list[dict[str, Any]]]) -> None:
+        """AdamW's own step; what it and those before it have added up to is restricted when it is time."""
+        assert self._accumulation is not None, "asked by the caller"
+        groups = [group for members in layers.values() for group in members]
+        origins = self._accumulation.origins(_stepped(groups), self.state)
+        for group in groups:
+            adamw_step(self, group)
+        self._accumulation.begin(origins, self.state)
+        self._accumulation.pending += 1
+        if self._accumulation.due:
+            self._layer_reports = self._accumulation.restrict(self._protected(), self.state, self._restrictions)
+            self._accumulation.pending = 0
+
+    def _protected(self) -> dict[str, list[Tensor]]:
+        layers: dict[str, list[Tensor]] = defaultdict(list)
+        for group in self.param_groups:
+            if group.get("layer") is not None:
+                layers[group["layer"]] += group["params"]
+        return layers
 
     def _subspace_gradient_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
         params = _stepped(groups)
@@ -301,36 +351,8 @@ class AegisAdamW(torch.optim.AdamW):
             local(p.grad).copy_(allowed)  # in place: DDP's gradients are views into its buckets
             norms.append(squares)
         for group in groups:
-            self._adamw(group)
+            adamw_step(self, group)
         return report_of(norms, params)
-
-    def _adamw(self, group: dict[str, Any]) -> None:
-        """torch's own AdamW on one group. `super().step()` would run all groups, and the user's step hooks twice."""
-        lists: list[list[Tensor]] = [[] for _ in range(6)]
-        has_complex = self._init_group(group, *lists)
-        params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps = lists
-        beta1, beta2 = group["betas"]
-        adam(
-            params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            max_exp_avg_sqs,
-            state_steps,
-            foreach=group["foreach"],
-            capturable=group["capturable"],
-            differentiable=group["differentiable"],
-            fused=group["fused"],
-            has_complex=has_complex,
-            decoupled_weight_decay=True,
-            amsgrad=group["amsgrad"],
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
-        )
 
     def _layers_with_gradients(self) -> dict[str, list[dict[str, Any]]]:
         layers: dict[str, list[dict[str, Any]]] = defaultdict(list)

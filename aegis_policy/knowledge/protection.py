@@ -104,6 +104,11 @@ class Protection:
             require_in_place(self._module, self.parameters, self._shapes, anchor_gradient=self.needs_anchor_gradient)
         self._in_place = True
 
+    def put_in_force(self, restricted: bool) -> None:
+        """Has the weights be restricted ones, or those that learn; see `AegisAdamW.put_in_force`."""
+        if self.optimizer is not None:
+            self.optimizer.put_in_force(restricted)
+
     def leave_anchor_gradient(self, loss: Tensor, distance: Tensor, *, keep: bool = False) -> None:
         """The gradient of the distance to the reference into `.anchor_grad` of each protected parameter, when the
         backward pass of the loss begins; see `backward_beside`.

@@ -128,6 +128,7 @@ def shard_all(folder: Path) -> dict[str, Any]:
         "fsdp2, gradient": _or_error(_train_sharded, folder, gradient),
         "fsdp2, probed": _or_error(_train_sharded, folder, probed),
         "fsdp2, averaged": _or_error(_train_sharded, folder, subspace | {"ema_decay": 0.9}),
+        "fsdp2, projected together": _or_error(_train_sharded, folder, subspace | {"projection_every": 2}),
         "fsdp2, optimizer first": _or_error(_train_sharded, folder, subspace, optimizer_first=True),
         "fsdp1, subspace": _or_error(_train_flattened, folder, subspace),
         "fsdp1, gradient": _or_error(_train_flattened, folder, gradient),

@@ -37,7 +37,7 @@ def test_learning_does_not_notice_the_average_nor_that_it_acted(make_policy):
         policy.state_dict()
         optimizer.state_dict()
     assert found == losses
-    policy.act_on_averages(False)
+    policy.hold_acting_weights(False)
     expected = learning(plain)
     assert all(torch.equal(p, expected[n]) for n, p in learning(policy).items())
 
@@ -50,7 +50,7 @@ def test_the_average_is_the_recursion_with_a_decay_that_grows_to_its_bound(make_
         live = {n: p.double() for n, p in learning(policy).items()}
         d = 0.0 if t == 1 else min(DECAY, t / (9 + t))  # diffusers' law: (1 + (t - 1)) / (10 + (t - 1))
         average = {n: d * average.get(n, p) + (1 - d) * p for n, p in live.items()}
-    policy.act_on_averages(True)
+    policy.hold_acting_weights(True)
     for name, p in learning(policy).items():
         # six steps in float32: a few roundings of the weight
         torch.testing.assert_close(p.double(), average[name], rtol=1e-6, atol=1e-6)
@@ -73,11 +73,11 @@ def test_putting_averages_in_force_and_back_changes_no_bit(make_policy):
     policy, optimizer = start(make_policy, optimizer_lr=1e-2, ema_decay=DECAY)
     take_steps(policy, optimizer, range(3))
     live = learning(policy)
-    policy.act_on_averages(True)
+    policy.hold_acting_weights(True)
     averages = learning(policy)
-    policy.act_on_averages(True)
+    policy.hold_acting_weights(True)
     assert all(torch.equal(p, averages[n]) for n, p in learning(policy).items())
-    policy.act_on_averages(False)
+    policy.hold_acting_weights(False)
     assert all(torch.equal(p, live[n]) for n, p in learning(policy).items())
 
 
@@ -85,9 +85,9 @@ def test_acting_probing_and_a_loss_without_gradient_see_the_average(make_policy)
     policy, optimizer = start(make_policy, optimizer_lr=1e-2, ema_decay=DECAY)
     take_steps(policy, optimizer, range(3))
     live = learning(policy)
-    policy.act_on_averages(True)
+    policy.hold_acting_weights(True)
     averages = learning(policy)
-    policy.act_on_averages(False)
+    policy.hold_acting_weights(False)
     batch = make_batch(policy)
     seen = {}
 
@@ -103,7 +103,7 @@ def test_acting_probing_and_a_loss_without_gradient_see_the_average(make_policy)
     assert all(torch.equal(p, live[n]) for n, p in seen["now"].items())
     policy.predict_action_chunk(batch)
     assert all(torch.equal(p, averages[n]) for n, p in seen["now"].items())
-    policy.act_on_averages(False)
+    policy.hold_acting_weights(False)
     policy.probe()
     assert all(torch.equal(p, averages[n]) for n, p in seen["now"].items())
 
@@ -120,7 +120,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_and_the_file_holds_the_aver
     else:
         policy.save_pretrained(tmp_path)
         save_optimizer_state(optimizer, tmp_path)
-    policy.act_on_averages(True)
+    policy.hold_acting_weights(True)
     saved = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(p, saved[n]) for n, p in learning(policy).items() if n in saved)
     losses = take_steps(policy, optimizer, range(3, 6))
@@ -129,8 +129,8 @@ def test_a_resumed_training_is_the_uninterrupted_one_and_the_file_holds_the_aver
     load_optimizer_state(its_optimizer, tmp_path)
     assert take_steps(again, its_optimizer, range(3, 6)) == losses
     for averages in (False, True):
-        policy.act_on_averages(averages)
-        again.act_on_averages(averages)
+        policy.hold_acting_weights(averages)
+        again.hold_acting_weights(averages)
         expected = learning(policy)
         assert all(torch.equal(p, expected[n]) for n, p in learning(again).items())
 
@@ -159,7 +159,7 @@ def test_averaging_may_begin_where_a_training_is_resumed(make_policy, tmp_path):
     load_optimizer_state(its_optimizer, tmp_path)
     assert take_steps(again, its_optimizer, range(2, 4)) == losses
     live = learning(again)
-    again.act_on_averages(True)
+    again.hold_acting_weights(True)
     assert any(not torch.equal(p, live[n]) for n, p in learning(again).items())
 
 
@@ -171,7 +171,7 @@ def test_the_average_of_a_hard_subspace_keeps_every_response_to_closed_inputs(ma
         projectors = policy.anchor.projectors(energy=energy)
         before = {n: policy.backbone.vlm.get_parameter(n).detach().double() for n in projectors}
         take_steps(policy, optimizer, range(6))
-        policy.act_on_averages(True)
+        policy.hold_acting_weights(True)
         shares = []
         for name, projector in projectors.items():
             difference = policy.backbone.vlm.get_parameter(name).detach().double() - before[name]
@@ -189,7 +189,7 @@ def test_the_average_of_protected_adapters_keeps_them_too_and_its_checkpoint_res
     optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
     before = responses(policy, energy=0.9)
     take_steps(policy, optimizer, range(6))
-    policy.act_on_averages(True)
+    policy.hold_acting_weights(True)
     assert moved(before, responses(policy, energy=0.9)) < 1e-6  # as for the live adapters
     save(policy, optimizer, tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")

@@ -58,6 +58,7 @@ OTHERS: dict[str, dict] = {
     "protected LoRA": {"options": {"projection": "subspace"}, "steps": 3, "peft": True},
     "LoRA with an anchor gradient": {"options": {"projection": "update"}, "steps": 3, "peft": True},
     "averaged": {"options": {"projection": "subspace", "ema_decay": 0.5}, "steps": 4},
+    "projected together": {"options": {"projection": "subspace", "projection_every": 3}, "steps": 4},
 }
 UNUSED: dict[str, dict] = {"unused not looked for": {"options": {}, "steps": 3, "find_unused": False}}
 
@@ -167,6 +168,7 @@ def test_a_policy_sharded_before_its_optimizer_trains_in_the_subspace_as_one_pro
         ("fsdp2, gradient", "projection=subspace"),
         ("fsdp2, probed", "aegis-probe"),
         ("fsdp2, averaged", "Leave --policy.ema_decay out"),
+        ("fsdp2, projected together", "Leave it at 1"),
         ("fsdp2, optimizer first", "fully_shard before"),
         ("fsdp1, subspace", "without --use_fsdp"),
         ("fsdp1, gradient", "without --use_fsdp"),
