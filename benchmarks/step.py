@@ -41,6 +41,7 @@ from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 
 LORA = {"method_type": "LORA", "r": 16, "lora_alpha": 32}
+TOGETHER = {"projection_every": 4}  # steps restricted together
 FEATURES = {"reference": "features", "penalty_weight": 1.0, "reference_every": 4}  # on a quarter of the samples
 ARMS: dict[str, dict[str, Any]] = {
     "naive": {"knowledge": "none"},
@@ -50,8 +51,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "gradient": {"projection": "gradient"},  # as the paper prints it
     "subspace": {"projection": "subspace", "energy": 0.99},
     "subspace_97": {"projection": "subspace", "energy": 0.97},
+    "subspace_97_together": {"projection": "subspace", "energy": 0.97, **TOGETHER},
     "subspace_features": {"projection": "subspace", "energy": 0.99, **FEATURES},
     "subspace_97_features": {"projection": "subspace", "energy": 0.97, **FEATURES},
+    "subspace_97_features_together": {"projection": "subspace", "energy": 0.97, **FEATURES, **TOGETHER},
     "subspace_97_features_own": {"projection": "subspace", "energy": 0.97, **FEATURES, "own_keys_values": True},
 }
 STEPS = 4  # a round
