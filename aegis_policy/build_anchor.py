@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.knowledge.sources import build_anchor
+from aegis_policy.knowledge.sources import TOKEN_STRIDE, build_anchor
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import list_vqa_sources, load_vqa_source
@@ -18,6 +18,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.count < 1:
         raise SystemExit(f"--count must be at least 1: got {options.count}.")
+    if options.token_stride < 1:
+        raise SystemExit(f"--token-stride is a number of tokens, at least 1: got {options.token_stride}.")
     if options.out.exists() and not options.overwrite:
         raise SystemExit(f"{options.out} exists already: choose another --out, or give --overwrite.")
     try:
@@ -35,7 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     samples = source(count=options.count, seed=options.seed, split="train")
     processor = load_processor(config.backbone, revision=config.backbone_revision, image_options=config.image_options)
-    anchor = build_anchor(backbone, processor, samples, batch_size=options.batch_size, unit_inputs=options.unit_inputs)
+    anchor = build_anchor(
+        backbone,
+        processor,
+        samples,
+        batch_size=options.batch_size,
+        unit_inputs=options.unit_inputs,
+        token_stride=options.token_stride,
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     anchor.save(options.out)
     size = options.out.stat().st_size / 2**20
@@ -64,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="each token counts the same, however large its activations are",
+    )
+    parser.add_argument(
+        "--token-stride", type=int, default=TOKEN_STRIDE, help="every so many tokens count in second moments; 1: all"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="samples a forward pass")
     parser.add_argument("--device", default="cpu", help="torch device")

@@ -40,6 +40,8 @@ class AnchorCollector:
         unit_inputs: Whether second moments are of `x / |x|`, so that each token counts the same. In a language model a
             few tokens can have activations hundreds of times those of all others, and their directions alone
             are then all the energy that a subspace closes.
+        token_stride: Second moments take in every so many tokens of a pass, of the next pass others: a plain forward
+            pass is then nearly all that an anchor costs. Layers' outputs count in full.
 
     Raises:
         ValueError: If a module is not part of `model`, a linear is no `nn.Linear`, or nothing is watched.
@@ -54,6 +56,7 @@ class AnchorCollector:
         *,
         dtype: torch.dtype = torch.float64,
         unit_inputs: bool = False,
+        token_stride: int = 1,
     ) -> None:
         self.model = model
         self.samples = 0
@@ -62,6 +65,7 @@ class AnchorCollector:
         self._mask_of = mask_of or (lambda site: None)
         self._dtype = dtype
         self._unit_inputs = unit_inputs
+        self._token_stride = token_stride
         self._check_sites()
         self._outputs: dict[str, ActivationStatistics] = {}
         self._inputs: dict[str, SecondMoment] = {}
@@ -141,7 +145,9 @@ class AnchorCollector:
             owner = self._owner.setdefault(name, fed_to or name)
             if owner == name:
                 if name not in self._inputs:
-                    self._inputs[name] = SecondMoment(x.shape[-1], dtype=self._dtype, unit=self._unit_inputs)
+                    self._inputs[name] = SecondMoment(
+                        x.shape[-1], dtype=self._dtype, unit=self._unit_inputs, every=self._token_stride
+                    )
                 self._inputs[name].update(x.detach(), self._mask_of(name))
                 self._taken[id(x)] = (weakref.ref(x), name)
             elif fed_to != owner:

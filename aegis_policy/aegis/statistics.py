@@ -35,10 +35,13 @@ def check_rows(x: Tensor, mask: Tensor | None, width: int | None) -> None:
         )
 
 
-def unmasked_rows(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The unmasked tokens of `x` (..., D) as rows (N, D)."""
+def unmasked_rows(x: Tensor, mask: Tensor | None, *, first: int = 0, every: int = 1) -> Tensor:
+    """The unmasked tokens of `x` (..., D) as rows (N, D); of these every so many, from the `first` on."""
     rows = x.reshape(-1, x.shape[-1])
-    return rows if mask is None else rows[mask.reshape(-1).bool().to(rows.device)]
+    if mask is None:
+        return rows[first::every]
+    counting = mask.reshape(-1).bool().to(rows.device)
+    return rows[counting] if every == 1 else rows[counting.nonzero().squeeze(1)[first::every]]
 
 
 class ActivationStatistics:
@@ -131,12 +134,16 @@ class SecondMoment:
         width: Input width, in.
         dtype: Of the running sum. MPS has no float64: pass `torch.float32` there.
         unit: Of `x / |x|` instead (0 stays 0): each token counts the same, however large its activations are.
+        every: Takes in every so many tokens of a batch, of the next batch others: the n-th begins with token
+            `n mod every`.
     """
 
-    def __init__(self, width: int, *, dtype: torch.dtype = torch.float64, unit: bool = False) -> None:
+    def __init__(self, width: int, *, dtype: torch.dtype = torch.float64, unit: bool = False, every: int = 1) -> None:
         self.width = width
         self.dtype = dtype
         self.unit = unit
+        self.every = every
+        self._batches = 0
         self.count = 0
         self._sum: list[Tensor] = []
 
@@ -154,7 +161,9 @@ class SecondMoment:
         check_rows(x, mask, self.width)
         if x.device.type == "mps" and self.dtype == torch.float64:
             raise ValueError("MPS has no float64 for the running sum; pass dtype=torch.float32.")
-        rows = unmasked_rows(x, mask).to(at_least_float32(x.dtype))  # (N, in)
+        first = self._batches % self.every
+        self._batches += 1
+        rows = unmasked_rows(x, mask, first=first, every=self.every).to(at_least_float32(x.dtype))  # (N, in)
         if rows.shape[0] == 0:
             return
         if self.unit:

@@ -17,6 +17,9 @@ from aegis_policy.vqa import VQASample, load_vqa_source
 
 ANCHOR_FILE = "anchor.safetensors"
 
+# Every so many tokens tell of the directions as well as all of them, for less (docs/performance.md).
+TOKEN_STRIDE = 8
+
 
 def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> GaussianAnchor | None:
     """The configured anchor, the shipped one, or one built now if this training needs it.
@@ -79,6 +82,7 @@ def build_anchor(
     *,
     batch_size: int = 32,
     unit_inputs: bool = True,
+    token_stride: int = TOKEN_STRIDE,
 ) -> GaussianAnchor:
     """Runs the backbone on VQA samples and keeps the statistics of its activations, streaming.
 
@@ -88,6 +92,7 @@ def build_anchor(
         samples: Images and questions; the answers are not used.
         batch_size: Samples a forward pass.
         unit_inputs: Whether each token counts the same in second moments, see `AnchorCollector`.
+        token_stride: Every so many tokens count in second moments, see `AnchorCollector`.
     """
     if not samples:
         raise ValueError("An anchor is built from VQA samples: got none.")
@@ -109,6 +114,7 @@ def build_anchor(
         linears=linears,
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
+        token_stride=token_stride,
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
     with collector, progress, torch.autocast(device.type, enabled=False):

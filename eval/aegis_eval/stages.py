@@ -149,6 +149,7 @@ def _build_anchor(study: Study, anchor: Anchor, file: Path, *, name: str) -> Job
         f"--out={file}",
         "--overwrite",
         "--unit-inputs" if anchor.unit_inputs else "--no-unit-inputs",
+        f"--token-stride={anchor.token_stride}",
     ]
     return Job(
         name=name,

@@ -44,10 +44,13 @@ class Anchor:
     count: int = 2000
     seed: int = 1000
     unit_inputs: bool = True
+    token_stride: int = 1
 
     def settings(self) -> dict[str, Any]:
-        """As plain data; a kept result without `unit_inputs` is one of an anchor without them."""
-        return {name: value for name, value in asdict(self).items() if name != "unit_inputs" or value}
+        """As plain data; a kept result without `unit_inputs` is one of an anchor without them, without `token_stride`
+        one of all tokens."""
+        as_before = {"unit_inputs": False, "token_stride": 1}
+        return {name: value for name, value in asdict(self).items() if as_before.get(name) != value}
 
 
 @dataclass(frozen=True)

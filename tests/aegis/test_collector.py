@@ -107,6 +107,23 @@ def test_with_unit_inputs_a_token_that_dwarfs_the_others_does_not_leave_them_ope
     assert left[False] > 0.5 > 0.05 > left[True]
 
 
+def test_a_token_stride_thins_second_moments_and_not_the_layers_outputs() -> None:
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(4, 6, 6)
+    with AnchorCollector(model, *sites(model), token_stride=4) as thinned, torch.no_grad():
+        model(x)
+        model(x)
+    with AnchorCollector(model, *sites(model)) as full, torch.no_grad():
+        model(x)
+    name = "blocks.0.q.weight"
+    h = model.blocks[0].norm(x).detach().reshape(-1, 6).double()
+    h = torch.cat([h[0::4], h[1::4]])  # one pass begins with the first token, the next with the second
+    np.testing.assert_allclose(thinned.anchor().second_moment(name), h.T @ h / 12, rtol=0, atol=1e-6)
+    for moment in ("mean", "std"):
+        ours, theirs = (getattr(c.anchor(), moment)("blocks.1") for c in (thinned, full))
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model, x = Model(), torch.randn(2, 3, 6)
     before = model(x)

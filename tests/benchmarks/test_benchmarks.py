@@ -20,6 +20,7 @@ RUNS = {
     "step fresh": ["--backbone=tiny-paligemma2", "--batch=2", "--arms=naive,subspace", "--chunk=2", "--fresh"],
     "scaling": [*TINY, "--vary=layers", "--chunk=2"],
     "anchor": [*TINY, "--samples=4"],
+    "anchor coverage": ["--coverage", "--samples=16", "--batch=8"],
     "inference": ["--size=tiny", "--batches=1"],
     "subspace": ["--shape=tiny-smolvlm2"],
     "subspace arithmetic": ["--arithmetic"],

@@ -95,12 +95,17 @@ def test_an_arm_may_have_an_anchor_of_its_own_and_is_then_another_run(tmp_path):
         "same": {"options": {"policy.knowledge": "aegis"}, "anchor": {}},
         "half": {"of": "small", "interpolate": 0.5},
         "energy": {"options": {"policy.knowledge": "aegis"}, "anchor": {"unit_inputs": False}},
+        "some": {"options": {"policy.knowledge": "aegis"}, "anchor": {"token_stride": 4}},
     }
     study = make_study(study_content() | {"arms": arms})
     assert "--unit-inputs" in commands(study, run_of(study, "small"), tmp_path)["anchor"]
     assert settings(study, run_of(study, "small"))["anchor"]["unit_inputs"] is True
     assert "--no-unit-inputs" in commands(study, run_of(study, "energy"), tmp_path)["anchor"]
     assert "unit_inputs" not in settings(study, run_of(study, "energy"))["anchor"]  # as kept results have it
+    assert "--token-stride=1" in commands(study, run_of(study, "small"), tmp_path)["anchor"]
+    assert "token_stride" not in settings(study, run_of(study, "small"))["anchor"]  # likewise
+    assert "--token-stride=4" in commands(study, run_of(study, "some"), tmp_path)["anchor"]
+    assert settings(study, run_of(study, "some"))["anchor"]["token_stride"] == 4
     for arm in ("small", "half"):
         found = commands(study, run_of(study, arm), tmp_path)
         assert "--count=50" in found["anchor"] and "--source=nano_scenes" in found["anchor"]
