@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.knowledge.sources import TOKEN_STRIDE, build_anchor
+from aegis_policy.knowledge.sources import MANY_SAMPLES, TOKEN_STRIDE, build_anchor
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import list_vqa_sources, load_vqa_source
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.count < 1:
         raise SystemExit(f"--count must be at least 1: got {options.count}.")
-    if options.token_stride < 1:
+    if options.token_stride is not None and options.token_stride < 1:
         raise SystemExit(f"--token-stride is a number of tokens, at least 1: got {options.token_stride}.")
     if options.out.exists() and not options.overwrite:
         raise SystemExit(f"{options.out} exists already: choose another --out, or give --overwrite.")
@@ -75,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="each token counts the same, however large its activations are",
     )
     parser.add_argument(
-        "--token-stride", type=int, default=TOKEN_STRIDE, help="every so many tokens count in second moments; 1: all"
+        "--token-stride",
+        type=int,
+        help="every so many tokens count in second moments; where not given all, and from "
+        f"{MANY_SAMPLES} samples on one in {TOKEN_STRIDE}",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="samples a forward pass")
     parser.add_argument("--device", default="cpu", help="torch device")

@@ -17,7 +17,8 @@ from aegis_policy.vqa import VQASample, load_vqa_source
 
 ANCHOR_FILE = "anchor.safetensors"
 
-# Every so many tokens tell of the directions as well as all of them, for less (docs/performance.md).
+# Of this many samples every so many tokens tell of the directions as well as all do, for less (docs/performance.md).
+MANY_SAMPLES = 1000
 TOKEN_STRIDE = 8
 
 
@@ -82,7 +83,7 @@ def build_anchor(
     *,
     batch_size: int = 32,
     unit_inputs: bool = True,
-    token_stride: int = TOKEN_STRIDE,
+    token_stride: int | None = None,
 ) -> GaussianAnchor:
     """Runs the backbone on VQA samples and keeps the statistics of its activations, streaming.
 
@@ -92,7 +93,8 @@ def build_anchor(
         samples: Images and questions; the answers are not used.
         batch_size: Samples a forward pass.
         unit_inputs: Whether each token counts the same in second moments, see `AnchorCollector`.
-        token_stride: Every so many tokens count in second moments, see `AnchorCollector`.
+        token_stride: Every so many tokens count in second moments, see `AnchorCollector`. None: `TOKEN_STRIDE` from
+            `MANY_SAMPLES` on, all tokens of fewer samples.
     """
     if not samples:
         raise ValueError("An anchor is built from VQA samples: got none.")
@@ -114,7 +116,7 @@ def build_anchor(
         linears=linears,
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
-        token_stride=token_stride,
+        token_stride=token_stride or (TOKEN_STRIDE if len(samples) >= MANY_SAMPLES else 1),
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
     with collector, progress, torch.autocast(device.type, enabled=False):
