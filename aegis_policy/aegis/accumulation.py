@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegis_policy.aegis.precision import at_least_float32
+from aegis_policy.aegis.precision import wide
 from aegis_policy.aegis.projection import ProjectionReport, report_of
 from aegis_policy.aegis.restrictions import Restrictions
 from aegis_policy.aegis.shards import is_sharded
@@ -91,18 +91,19 @@ class Accumulation:
             moved = [p for p in params if _ORIGIN in state.get(p, ())]
             norms = []
             for p in moved:
-                origin = _wide(state[p][_ORIGIN])
-                allowed, squares = restrictions.apply(p, _wide(p.detach()) - origin)
+                origin = wide(state[p][_ORIGIN])
+                allowed, squares = restrictions.apply(p, wide(p.detach()) - origin)
                 p.copy_(allowed.add_(origin))
                 norms.append(squares)
             if moved:
                 reports[layer] = report_of(norms, moved)
         return reports
 
-    def hold(self, params: Iterable[Tensor], state: Mapping[Tensor, Mapping[str, Any]]) -> bool:
+    def hold(self, layers: Mapping[str, Iterable[Tensor]], state: Mapping[Tensor, Mapping[str, Any]]) -> bool:
         """Copies the live weights, before restricted ones take their place; False if there is nothing to do."""
         if self._live or not self.pending:
             return False
+        params = [p for members in layers.values() for p in members]
         self._live = {p: p.detach().clone() for p in params if _ORIGIN in state.get(p, ())}
         return True
 
@@ -125,7 +126,3 @@ def _narrowest(weight: Tensor) -> Tensor:
     """In bfloat16 where that changes no bit."""
     narrow = weight.to(torch.bfloat16)
     return narrow if torch.equal(narrow.to(weight.dtype), weight) else weight
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.to(at_least_float32(t.dtype))

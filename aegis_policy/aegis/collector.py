@@ -40,11 +40,12 @@ class AnchorCollector:
         unit_inputs: Whether second moments are of `x / |x|`, so that each token counts the same. In a language model a
             few tokens can have activations hundreds of times those of all others, and their directions alone
             are then all the energy that a subspace closes.
-        token_stride: Second moments take in every so many tokens of a pass, of the next pass others: a plain forward
-            pass is then nearly all that an anchor costs. Layers' outputs count in full.
+        token_stride: Second moments, most of an anchor's cost, take in every so many tokens of a pass, of the next
+            pass others. Layers' outputs count in full.
 
     Raises:
-        ValueError: If a module is not part of `model`, a linear is no `nn.Linear`, or nothing is watched.
+        ValueError: If a module is not part of `model`, a linear is no `nn.Linear`, nothing is watched, or the stride is
+            below 1.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class AnchorCollector:
         self._dtype = dtype
         self._unit_inputs = unit_inputs
         self._token_stride = token_stride
+        if token_stride < 1:
+            raise ValueError(f"token_stride is a number of tokens, at least 1; received {token_stride}.")
         self._check_sites()
         self._outputs: dict[str, ActivationStatistics] = {}
         self._inputs: dict[str, SecondMoment] = {}

@@ -41,7 +41,7 @@ from aegis_policy.aegis.anchor_gradient import (
     take_averaged,
 )
 from aegis_policy.aegis.finite import ON_NONFINITE, may_step
-from aegis_policy.aegis.precision import at_least_float32
+from aegis_policy.aegis.precision import wide
 from aegis_policy.aegis.projection import ProjectionReport, project_layer, report_of
 from aegis_policy.aegis.protected_group import SUBSPACES, check_protected, no_anchor_gradient, no_projector
 from aegis_policy.aegis.restrictions import Restrictions
@@ -195,6 +195,12 @@ class AegisAdamW(torch.optim.AdamW):
             self.skipped_steps += 1
             return loss
         self.put_in_force(False)
+        for group in self.param_groups:
+            if group.get("layer") is None:
+                adamw_step(self, group)
+        if self._accumulation is not None:
+            self._accumulate(layers)
+            return loss
         take = {
             "gradient": self._gradient_step,
             "first_moment": self._first_moment_step,
@@ -202,12 +208,6 @@ class AegisAdamW(torch.optim.AdamW):
             "subspace": self._subspace_step,
             "subspace_gradient": self._subspace_gradient_step,
         }
-        for group in self.param_groups:
-            if group.get("layer") is None:
-                adamw_step(self, group)
-        if self._accumulation is not None:
-            self._accumulate(layers)
-            return loss
         self._layer_reports = {layer: take[self.projection](groups) for layer, groups in layers.items()}
         return loss
 
@@ -219,10 +219,11 @@ class AegisAdamW(torch.optim.AdamW):
         """
         if self._accumulation is None:
             return
+        layers = self._protected()
         if not restricted:
             self._accumulation.release()
-        elif self._accumulation.hold([p for params in self._protected().values() for p in params], self.state):
-            self._accumulation.restrict(self._protected(), self.state, self._restrictions)
+        elif self._accumulation.hold(layers, self.state):
+            self._accumulation.restrict(layers, self.state, self._restrictions)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch, and the anchor gradients go with the gradients that they belong to."""
@@ -305,10 +306,10 @@ class AegisAdamW(torch.optim.AdamW):
         before = [p.clone(memory_format=torch.preserve_format) for p in params]
         for group in groups:
             adamw_step(self, group)
-        descent = [_wide(b) - _wide(p) for b, p in zip(before, params, strict=True)]
+        descent = [wide(b) - wide(p) for b, p in zip(before, params, strict=True)]
         projected, report = project_layer(descent, anchors)
         for p, b, u in zip(params, before, projected, strict=True):
-            p.copy_(torch.where(report.conflict, (_wide(b) - u).to(p.dtype), p))
+            p.copy_(torch.where(report.conflict, (wide(b) - u).to(p.dtype), p))
         return report
 
     def _subspace_step(self, groups: list[dict[str, Any]]) -> ProjectionReport:
@@ -318,8 +319,8 @@ class AegisAdamW(torch.optim.AdamW):
             adamw_step(self, group)
         norms = []
         for p, b in zip(params, before, strict=True):
-            allowed, squares = self._restrictions.apply(p, _wide(local(p)) - _wide(b))
-            local(p).copy_(allowed.add_(_wide(b)))
+            allowed, squares = self._restrictions.apply(p, wide(local(p)) - wide(b))
+            local(p).copy_(allowed.add_(wide(b)))
             norms.append(squares)
         return report_of(norms, params)
 
@@ -347,7 +348,7 @@ class AegisAdamW(torch.optim.AdamW):
         params = _stepped(groups)
         norms = []
         for p in params:
-            allowed, squares = self._restrictions.apply(p, _wide(local(p.grad)))
+            allowed, squares = self._restrictions.apply(p, wide(local(p.grad)))
             local(p.grad).copy_(allowed)  # in place: DDP's gradients are views into its buckets
             norms.append(squares)
         for group in groups:
@@ -384,10 +385,6 @@ class AegisAdamW(torch.optim.AdamW):
 def _stepped(groups: list[dict[str, Any]]) -> list[Any]:
     """The parameters that AdamW will move: those with a gradient."""
     return [p for group in groups for p in group["params"] if p.grad is not None]
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.to(at_least_float32(t.dtype))
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -21,6 +21,11 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def wide(t: Tensor) -> Tensor:
+    """In float32 or better; itself where it is so already."""
+    return t.to(at_least_float32(t.dtype))
+
+
 def largest_entry(tensors: Iterable[Tensor]) -> Tensor:
     """The largest absolute entry of all, () on the first one's device; of DTensors, of this process's parts.
 

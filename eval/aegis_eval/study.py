@@ -313,9 +313,11 @@ def _check_study(study: Study) -> None:
         "probes.count": study.probes.count,
         "rollouts.episodes": study.rollouts.episodes,
         "rollouts.environments": study.rollouts.environments,
-        **({"anchor.count": study.anchor.count} if study.anchor else {}),
-        **{f"arms.{arm.name}.anchor.count": arm.anchor.count for arm in study.arms if arm.anchor},
     }
+    anchors = {"anchor": study.anchor} | {f"arms.{arm.name}.anchor": arm.anchor for arm in study.arms}
+    for name, anchor in anchors.items():
+        if anchor is not None:
+            counts |= {f"{name}.count": anchor.count, f"{name}.token_stride": anchor.token_stride}
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1; received {value!r}.")

@@ -92,16 +92,16 @@ def test_learning_does_not_notice_that_restricted_weights_were_in_force() -> Non
 
 
 def test_rounding_does_not_add_up() -> None:
-    """Each projection begins at W0, so after 3,000 steps a response is off by the rounding of one."""
-    params = parameters(1, (4, WIDTH))
-    before = vector(params)
-    train(params, optimizer_for(params, 3), range(3000))
-    moved = vector(params) - before
-    assert np.abs(moved).max() > 10 * LR
-    eps = torch.finfo(torch.float32).eps
-    # one rounding of the weight when it is stored, and six products of numbers as large as what it moved
-    bound = eps * (np.abs(vector(params)).max() + 2 * WIDTH * np.abs(moved).max()) * WIDTH**0.5
-    assert np.abs(closed_part(moved)).max() < bound
+    """Each projection begins at W0: after 3,000 steps a response is off by the rounding of one, not of all of them."""
+    off = {}
+    for every in (1, 3):
+        params = parameters(1, (4, WIDTH))
+        before = vector(params)
+        train(params, optimizer_for(params, every), range(3000))
+        moved = vector(params) - before
+        assert np.abs(moved).max() > 10 * LR
+        off[every] = np.abs(closed_part(moved)).max()
+    assert off[3] < off[1] / 10  # 3,000 roundings that are as often up as down come to about 50
 
 
 def test_a_weight_without_gradient_at_the_last_of_the_steps_is_restricted_as_well() -> None:

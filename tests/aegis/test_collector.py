@@ -175,6 +175,8 @@ def test_modules_that_cannot_be_watched_are_refused() -> None:
         AnchorCollector(model, {"x": nn.Linear(2, 2)})
     with pytest.raises(ValueError, match="LayerNorm"):
         AnchorCollector(model, linears={"x": model.blocks[0].norm})
+    with pytest.raises(ValueError, match="at least 1; received 0"):
+        AnchorCollector(model, *sites(model), token_stride=0)
 
 
 def test_maps_that_stop_sharing_an_input_are_refused() -> None:

@@ -97,6 +97,7 @@ def test_quick_replaces_what_it_names_and_keeps_the_rest():
         ({"arms": {"a": {}}}, "needs `options`"),
         ({"arms": {"a": {"options": {"x": 1}, "interpolate": 0.5}}}, "needs `of`"),
         ({"arms": {"a": {"options": {"x": 1}, "anchor": {"count": 0}}}}, r"arms\.a\.anchor\.count must be"),
+        ({"anchor": {"count": 9, "token_stride": 0}}, r"anchor\.token_stride must be"),
         ({"arms": {"a": {"options": {"x": 1}, "anchor": {"size": 1}}}}, r"arms\.a\.anchor"),
         ({"arms": {"a": {"options": {"x": 1}, "seeds": [7]}}}, r"must be some of the study's \[1000"),
     ],
