@@ -60,7 +60,7 @@ def make_parser(file: str, description: str | None, *, rounds: int) -> argparse.
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="bfloat16 is autocast")
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds, after one to warm up")
     parser.add_argument(
-        "--clock", default="wall", choices=CLOCKS, help="cpu: without the time spent waiting for a core"
+        "--clock", default="wall", choices=CLOCKS, help="cpu: one thread, without its waiting for a core"
     )
     parser.add_argument("--out", type=Path, help="where the tables go: OUT.md and OUT.json")
     return parser
@@ -73,6 +73,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
         parser.error(f"--rounds must be at least 2 for a spread; received {options.rounds}")
     if options.clock == "cpu" and torch.device(options.device).type != "cpu":
         parser.error(f"--clock=cpu does not see what {options.device} does; leave it at wall")
+    if options.clock == "cpu":
+        torch.set_num_threads(1)  # seconds of several threads add up, and count their spinning where cores are busy
     given = list(sys.argv[1:] if arguments is None else arguments)
     kept = [a for before, a in zip(["", *given], given, strict=False) if "--out" not in (before, a)]
     kept = [a for a in kept if not a.startswith("--out=")]
