@@ -5,6 +5,8 @@ export HF_HUB_OFFLINE ?= 1
 ifeq ($(shell uname -s),Linux)
 export MUJOCO_GL ?= egl
 endif
+# Set in many containers. Every command and many a test would compile torch and LeRobot anew, 20 seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 
