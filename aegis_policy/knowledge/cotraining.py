@@ -66,11 +66,17 @@ class CoTraining:
         return drawn.reshape(parts, count)[rank() % parts]
 
 
-def end_of_answer(backbone: Backbone, processor: Any) -> int:
-    """The token at which `generate` stops: the first one if there are several, the tokenizer's if none is set."""
+def ends_of_answer(backbone: Backbone, processor: Any) -> list[int]:
+    """The tokens at which `generate` stops: the tokenizer's if none is set."""
     ends = backbone.vlm.generation_config.eos_token_id
-    first = ends[0] if isinstance(ends, list) else ends
-    return processor.tokenizer.eos_token_id if first is None else first
+    if ends is None:
+        ends = processor.tokenizer.eos_token_id
+    return list(ends) if isinstance(ends, list) else [ends]
+
+
+def end_of_answer(backbone: Backbone, processor: Any) -> int:
+    """The token that ends an answer: the first one if there are several."""
+    return ends_of_answer(backbone, processor)[0]
 
 
 def with_answers(

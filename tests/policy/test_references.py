@@ -1,10 +1,14 @@
 """What counts as knowledge: each reference is nothing where nothing has moved, grows, and leads back."""
 
+import copy
+
 import pytest
 import torch
 
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.reference import REFERENCES, Seen
+from aegis_policy.knowledge.references.answers import LONGEST, say_behind
+from aegis_policy.network.prompt import encode_prompts, to_uint8
 from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, train
 from tests.policy.tiny_backbones import DIFFERENT
@@ -79,6 +83,32 @@ def test_a_strong_penalty_on_features_keeps_them(make_policy):
         return judge._retention._reference(see(judge, make_batch(judge, seed=99))).sum().item()
 
     assert moved(reference="features", penalty_weight=30.0) < 0.5 * moved()
+
+
+@pytest.mark.parametrize("family", DIFFERENT)
+def test_all_of_an_answer_counts(make_policy, family):
+    """The distance of a batch is that of its samples one by one, without padding, through the VLM's own generate."""
+    policy = penalised(
+        make_policy, "answers", family, reference_questions=("What?", "Is anything on the table, and where?")
+    )
+    untouched = copy.deepcopy(policy.backbone.vlm).eval()
+    batch = make_batch(policy, 2)
+    reference = policy._retention._reference
+    reference(see(policy, batch))  # loads the teacher
+    disturb(policy)
+    found = reference(see(policy, batch)).sum()
+    divergences = []
+    for i, question in enumerate(policy.config.reference_questions):
+        views = [[to_uint8(batch[key])[i] for key in policy.config.image_features]]
+        prompt = encode_prompts(policy.vlm.processor, views, [question])
+        said = untouched.generate(**prompt, max_new_tokens=LONGEST, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        for t in range(len(said)):
+            counts = torch.ones(1, t)
+            inputs = say_behind(prompt, said[None, :t], counts, token_type=policy.backbone.answer_type)
+            before, now = (m(**inputs).logits[0, -1].log_softmax(-1) for m in (untouched, policy.backbone.vlm))
+            divergences.append((before.exp() * (before - now)).sum())
+    assert len(divergences) > 2  # more than a token each
+    torch.testing.assert_close(found, torch.stack(divergences).mean(), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("reference", ["features", "answers", "batch_moments"])

@@ -1,7 +1,13 @@
 """The frozen backbone's answers to generic questions about the robot's own images: learning without forgetting
 (Li & Hoiem, arXiv 1606.09282). No VQA data: what is kept is whatever it would have said.
 
-The distance is KL(before || now) of the distribution over the answer's first token.
+The frozen backbone answers greedily, and each token of that answer counts, its end as well:
+
+    distance = mean over tokens t of KL(before(. | answer up to t) || now(. | answer up to t))
+
+The end is what is lost first. A model held to the first token alone says it, and then goes on and on.
+
+Legend: `B` samples, `T` tokens of the longest prompt, `A` tokens of the longest answer, `V` vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aegis_policy.aegis import average_over_ranks
+from aegis_policy.knowledge.cotraining import ends_of_answer
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.teacher import Teacher
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, to_uint8
+
+LONGEST = 8  # tokens of an answer, as when a probe asks
 
 
 class Answers:
@@ -53,14 +62,57 @@ class Answers:
         inputs = encode_prompts(self._processor, views, asked, padding_side="left")
         device = seen.mask.device
         inputs = {key: value.to(device) for key, value in inputs.items()}
+        teacher = self._teacher.asked(device)
         with torch.no_grad():
-            before = first_token_log_probabilities(self._teacher.asked(device), inputs)
-        now = first_token_log_probabilities(self._backbone, inputs)
-        samples = average_over_ranks(now.new_tensor(float(len(now))))
-        return (F.kl_div(now, before, reduction="sum", log_target=True) / samples).unsqueeze(0)
+            answer, counts = say(teacher, inputs, ends=ends_of_answer(self._backbone, self._processor))
+            inputs = say_behind(inputs, answer, counts, token_type=self._backbone.answer_type)
+            before = log_probabilities(teacher, inputs, answer.shape[1])
+        now = log_probabilities(self._backbone, inputs, answer.shape[1])
+        distances = F.kl_div(now, before, reduction="none", log_target=True).sum(-1)  # (B, A)
+        tokens = average_over_ranks(counts.sum().to(distances.dtype))
+        return ((distances * counts).sum() / tokens).unsqueeze(0)
 
 
-def first_token_log_probabilities(backbone: Backbone, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(B, vocabulary) of the token that follows prompts padded on the left."""
-    logits = backbone.vlm(**inputs, use_cache=False, logits_to_keep=1).logits
-    return logits[:, -1].float().log_softmax(-1)
+def say(backbone: Backbone, inputs: Mapping[str, Tensor], *, ends: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Greedy answers to prompts padded on the left.
+
+    Args:
+        backbone: Who answers.
+        inputs: The VLM's.
+        ends: Tokens of which any ends an answer.
+
+    Returns:
+        Their tokens (B, A), A <= `LONGEST`; and which of them count (B, A): all up to the first end, and that itself.
+    """
+    options = {"max_new_tokens": LONGEST, "do_sample": False, "eos_token_id": list(ends), "pad_token_id": ends[0]}
+    answer = backbone.vlm.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    is_end = torch.isin(answer, answer.new_tensor(ends)).long()
+    return answer, is_end.cumsum(1) - is_end == 0
+
+
+def say_behind(inputs: Mapping[str, Tensor], answer: Tensor, counts: Tensor, *, token_type: int) -> dict[str, Tensor]:
+    """Prompts padded on the left with answers behind them.
+
+    Args:
+        inputs: The VLM's, of the prompts.
+        answer: (B, A).
+        counts: (B, A), false where a token is padding.
+        token_type: Of an answer's tokens, for a model that is given types: `Backbone.answer_type`.
+
+    Returns:
+        The VLM's inputs, (B, T + A).
+    """
+    behind = {"input_ids": answer, "token_type_ids": torch.full_like(answer, token_type), "attention_mask": counts}
+    shape = inputs["input_ids"].shape
+    return {
+        key: torch.cat([value, behind.get(key, torch.zeros_like(answer)).to(value.dtype)], dim=1)
+        if value.shape == shape
+        else value
+        for key, value in inputs.items()
+    }
+
+
+def log_probabilities(backbone: Backbone, inputs: Mapping[str, Tensor], count: int) -> Tensor:
+    """(B, A, V): of each of the last `count` tokens, given what is before it."""
+    logits = backbone.vlm(**inputs, use_cache=False, logits_to_keep=count + 1).logits
+    return logits[:, -count - 1 : -1].float().log_softmax(-1)
