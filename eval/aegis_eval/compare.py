@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def prepare() -> Place:
         study = read_study(arguments.study, quick=arguments.quick)
+        if arguments.baseline is not None:
+            if arguments.into:
+                raise ValueError("--into makes a document's tables over the study's own baseline. Drop --baseline.")
+            study = replace(study, baseline=study.arm(arguments.baseline).name)
         out = arguments.out or Path("outputs/compare") / name()
         return make_place(
             study,
@@ -276,6 +281,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="ARM,ARM", help="run these arms only")
     parser.add_argument("--learning-rates", metavar="RATE,RATE", help="run at these peak learning rates only")
     parser.add_argument("--seeds", metavar="SEED,SEED", help="run these training seeds only")
+    parser.add_argument(
+        "--baseline", metavar="ARM", help="tell differences over this arm (default: the study's `baseline:`)"
+    )
     parser.add_argument("--quick", action="store_true", help="shrink the study as its section `quick:` says")
     parser.add_argument(
         "--into",

@@ -37,6 +37,14 @@ def test_results_alone_make_a_report_and_it_says_that_it_is_partial(made_up, cap
     assert "Partial: 3 of 4 runs" in (made_up.parent / "out" / "index.html").read_text()
 
 
+def test_differences_over_another_arm(made_up):
+    labels = {arm.name: arm.label for arm in make_study(yaml.safe_load(made_up.read_text())).arms}
+    assert call(made_up, "--report-only", "--baseline", "lora") == 0
+    told = (made_up.parent / "out" / "table.md").read_text()
+    assert f"over {labels['lora']} (points)" in told
+    assert f"over {labels['naive']} (points)" not in told
+
+
 def test_runs_whose_results_are_there_are_not_run_again(made_up, capsys, monkeypatch):
     monkeypatch.setattr("aegis_eval.execution.run_jobs", lambda *_, **__: pytest.fail("a command was run"))
     monkeypatch.setattr("aegis_eval.submission.submitit.LocalExecutor", lambda **_: pytest.fail("a run was submitted"))
@@ -99,6 +107,8 @@ def test_an_option_that_lerobot_refuses_is_told_before_anything_is_made(tmp_path
         (["--only", "absent"], "no arm 'absent'"),
         (["--slurm", "partition"], "KEY=VALUE"),
         (["--quick"], "section `quick:`"),
+        (["--baseline", "absent"], "no arm 'absent'"),
+        (["--baseline", "lora", "--into", "document.md"], "Drop --baseline"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(made_up, capsys, options, told):
