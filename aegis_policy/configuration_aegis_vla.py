@@ -116,7 +116,10 @@ class AegisVLAConfig(PreTrainedConfig):
     # Subspace, hard form: share of the inputs' energy whose directions are closed, in (0, 1]. None: the recipe's, or
     # 0.99 for a subspace alone.
     energy: float | None = None
-    # Subspace, soft form, excludes energy: P = (I + Sigma / epsilon)^-1, epsilon in units of Sigma's mean eigenvalue.
+    # Subspace, hard form, in place of energy: share of each weight's input directions that are closed, in (0, 1]. It
+    # means the same on a wide backbone as on a narrow one, which a share of the energy does not.
+    directions: float | None = None
+    # Subspace, soft form, in place of both: P = (I + Sigma / epsilon)^-1, epsilon in units of Sigma's mean eigenvalue.
     epsilon: float | None = None
     # Whether vision tower and projector learn too (False: language layers only).
     tune_vision: bool = True

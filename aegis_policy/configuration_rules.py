@@ -133,15 +133,18 @@ def _check_training(config: "AegisVLAConfig") -> None:
 
 
 def _check_subspace(config: "AegisVLAConfig") -> None:
-    if (config.epsilon is None) == (config.energy is None):
+    closes = {name: getattr(config, name) for name in ("energy", "directions", "epsilon")}
+    if sum(value is not None for value in closes.values()) != 1:
         raise ValueError(
-            f"Exactly one of epsilon (soft) and energy (hard) shapes the subspace: got epsilon={config.epsilon} and "
-            f"energy={config.energy}. For the soft form give --policy.energy=null --policy.epsilon=0.3."
+            "Exactly one of energy, directions (hard) and epsilon (soft) says what a subspace closes: got "
+            f"{', '.join(f'{name}={value}' for name, value in closes.items())}. Set the others to null, for example "
+            "--policy.energy=null --policy.directions=0.3."
         )
     if config.epsilon is not None and config.epsilon <= 0:
         raise ValueError(f"epsilon must be positive: got {config.epsilon}. Larger leaves more open.")
-    if config.energy is not None and not 0 < config.energy <= 1:
-        raise ValueError(f"energy is a share and must lie in (0, 1]: got {config.energy}.")
+    for name in ("energy", "directions"):
+        if closes[name] is not None and not 0 < closes[name] <= 1:
+            raise ValueError(f"{name} is a share and must lie in (0, 1]: got {closes[name]}.")
     if config.anchor_unit_inputs is not None and (config.knowledge != "aegis" or config.projection not in SUBSPACES):
         raise ValueError(
             f"anchor_unit_inputs={config.anchor_unit_inputs} shapes subspaces, and knowledge={config.knowledge} with "

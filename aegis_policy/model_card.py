@@ -71,7 +71,7 @@ def _treatment(config: AegisVLAConfig) -> str:
     if config.knowledge == "aegis":
         told.append("projection")
         if config.projection in SUBSPACES:
-            told.append("energy" if config.epsilon is None else "epsilon")
+            told += [name for name in ("energy", "directions", "epsilon") if getattr(config, name) is not None]
     if config.penalty_weight or config.projects_on_reference:
         told += ["reference", "penalty_weight", "reference_samples", "reference_every"]
     defaults = {field.name: field.default for field in fields(config)}

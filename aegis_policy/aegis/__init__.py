@@ -12,7 +12,7 @@ from aegis_policy.aegis.protected_group import SUBSPACES
 from aegis_policy.aegis.ranks import average_over_ranks, on_every_rank, rank, take_from_first, world_size
 from aegis_policy.aegis.shards import is_sharded
 from aegis_policy.aegis.statistics import ActivationStatistics, SecondMoment
-from aegis_policy.aegis.subspace import closed_share, compact_projector, subspace_projector
+from aegis_policy.aegis.subspace import Closes, closed_share, compact_projector, subspace_projector
 from aegis_policy.aegis.wasserstein import masked_moments, pooled_moments, wasserstein2
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ActivationStatistics",
     "AegisAdamW",
     "AnchorCollector",
+    "Closes",
     "GaussianAnchor",
     "ProjectionReport",
     "Projector",

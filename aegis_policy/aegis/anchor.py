@@ -16,7 +16,7 @@ JSON pointers, RFC 6901).
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors import safe_open
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aegis_policy.aegis.projector import Projector
-from aegis_policy.aegis.subspace import compact_projector
+from aegis_policy.aegis.subspace import Closes, compact_projector
 
 FORMAT = "aegis-gaussian-anchor-1"
 
@@ -149,27 +149,25 @@ class GaussianAnchor(nn.Module):
     def projectors(
         self,
         *,
-        energy: float | None = None,
-        epsilon: float | None = None,
         weights: Collection[str] | None = None,
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
+        **closes: Unpack[Closes],
     ) -> dict[str, Projector]:
         """The projector of each weight (`subspace_projector`, in compact form); weights that read one input share one.
 
         Args:
-            energy: Hard form, see `subspace_projector`.
-            epsilon: Soft form, see `subspace_projector`.
             weights: Only these, for example to treat vision and language differently; None takes all.
             device: Where the eigen-decompositions run and the projectors are (width 9216 takes minutes on a CPU).
             progress: Called as `progress(done, total)` after each distinct input.
+            closes: One of `Closes`, such as `energy=0.99`.
 
         Returns:
             Weight name -> `P` (in, in), float32.
 
         Raises:
             KeyError: If the anchor does not hold one of `weights`.
-            ValueError: Unless exactly one of `energy` and `epsilon` is given and in range.
+            ValueError: Unless exactly one of `Closes` is given and in range.
         """
         wanted = self.weights if weights is None else list(weights)
         for weight in wanted:
@@ -178,14 +176,14 @@ class GaussianAnchor(nn.Module):
         owners = list(dict.fromkeys(self._input_of[w] for w in wanted))
         by_owner: dict[str, Projector] = {}
         for done, owner in enumerate(owners, start=1):
-            by_owner[owner] = compact_projector(self.second_moment(owner).to(device), energy=energy, epsilon=epsilon)
+            by_owner[owner] = compact_projector(self.second_moment(owner).to(device), **closes)
             if progress is not None:
                 progress(done, len(owners))
         return {w: by_owner[self._input_of[w]] for w in wanted}
 
-    def closed_share(self, *, energy: float | None = None, epsilon: float | None = None) -> dict[str, float]:
+    def closed_share(self, **closes: Unpack[Closes]) -> dict[str, float]:
         """Share of the input directions that `projectors(...)` would close, per weight and as `"mean"`."""
-        shares = {w: p.closed_share for w, p in self.projectors(energy=energy, epsilon=epsilon).items()}
+        shares = {w: p.closed_share for w, p in self.projectors(**closes).items()}
         return shares | {"mean": sum(shares.values()) / max(len(shares), 1)}
 
     def check(

@@ -3,13 +3,16 @@
 With `Sigma = E[x x^T]` (in x in) the second moment of the inputs that the anchor data feed to `W` (out x in), or of
 these inputs scaled to length one so that no token owns the energy, a step is restricted to
 
-    dW <- dW P      hard:  P = I - U U^T            U: leading eigenvectors that carry `energy` of trace(Sigma)
+    dW <- dW P      hard:  P = I - U U^T            U: leading eigenvectors that carry `energy` of trace(Sigma), or
+                                                       are the share `directions` of all
                     soft:  P = (I + Sigma / e)^-1    e = epsilon * trace(Sigma) / in   (relative to the mean eigenvalue)
 
 so that `dW x = 0` for every `x` in the span of `U` (hard), or is shrunk by `e / (e + lambda)` along an
 eigenvector (soft). The null-space projection is that of Adam-NSCL (arXiv 2103.07113), applied here to the
 step really taken.
 """
+
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,38 +25,50 @@ from aegis_policy.aegis.projector import Projector
 SMALL = 256
 
 
-def subspace_projector(second_moment: Tensor, *, energy: float | None = None, epsilon: float | None = None) -> Tensor:
+class Closes(TypedDict, total=False):
+    """How much a subspace closes: exactly one of these, the others left out or None.
+
+    Attributes:
+        energy: Hard form: the fewest leading eigenvectors that carry at least this share of the trace, in [0, 1].
+        directions: Hard form: this share of the eigenvectors, rounded to a whole number, the leading ones, in [0, 1].
+            The same share is as many of a wide input as of a narrow one, whose energy falls off more slowly.
+        epsilon: Soft form: softness relative to the mean eigenvalue, > 0. Smaller closes more.
+    """
+
+    energy: float | None
+    directions: float | None
+    epsilon: float | None
+
+
+def subspace_projector(second_moment: Tensor, **closes: Unpack[Closes]) -> Tensor:
     """The matrix `P` by which a step of a linear map is multiplied from the right.
 
     Computed in float64 (on the CPU for MPS tensors). To the hard form, eigenvalues below `sqrt(in) * eps *
-    lambda_max`, with `eps` that of `second_moment`'s dtype, are its rounding noise: `energy=1` closes the
-    span of what was seen and no more. Without any energy (`second_moment` zero) nothing is closed and `P =
+    lambda_max`, with `eps` that of `second_moment`'s dtype, are its rounding noise: `energy=1` and `directions=1`
+    close the span of what was seen and no more. Without any energy (`second_moment` zero) nothing is closed and `P =
     I`.
 
     Args:
         second_moment: `E[x x^T]`, (in, in), symmetric and positive semi-definite.
-        energy: Hard form: close the fewest leading eigenvectors that carry at least this share of the trace,
-            in [0, 1].
-        epsilon: Soft form: softness relative to the mean eigenvalue, > 0. Smaller closes more.
+        closes: One of `Closes`, such as `energy=0.99`.
 
     Returns:
         `P`, (in, in), symmetric, on the same device, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: Unless exactly one of `energy` and `epsilon` is given and in range, and the matrix is
-            square and finite.
+        ValueError: Unless exactly one of `Closes` is given and in range, and the matrix is square and finite.
     """
-    vectors, shrink = _closed_directions(second_moment, energy, epsilon)
+    vectors, shrink = _closed_directions(second_moment, closes)
     # Written as I minus the closed part, so that nothing closed is exactly the identity.
     identity = torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device)
     return _like(second_moment, identity - (vectors * shrink) @ vectors.T)
 
 
-def compact_projector(second_moment: Tensor, *, energy: float | None = None, epsilon: float | None = None) -> Projector:
+def compact_projector(second_moment: Tensor, **closes: Unpack[Closes]) -> Projector:
     """The same `P` in the form that costs least; arguments and errors are those of `subspace_projector`."""
-    if energy is None or len(second_moment) <= SMALL:
-        return Projector(subspace_projector(second_moment, energy=energy, epsilon=epsilon), "matrix")
-    vectors, closed = _closed_directions(second_moment, energy, epsilon)
+    if closes.get("epsilon") is not None or len(second_moment) <= SMALL:
+        return Projector(subspace_projector(second_moment, **closes), "matrix")
+    vectors, closed = _closed_directions(second_moment, closes)
     return Projector.of_directions(_like(second_moment, vectors), closed.bool().to(second_moment.device))
 
 
@@ -62,16 +77,23 @@ def closed_share(projector: Tensor | Projector) -> float:
     return (projector if isinstance(projector, Projector) else Projector(projector, "matrix")).closed_share
 
 
-def _closed_directions(second_moment: Tensor, energy: float | None, epsilon: float | None) -> tuple[Tensor, Tensor]:
+def _closed_directions(second_moment: Tensor, closes: Closes) -> tuple[Tensor, Tensor]:
     """Eigenvectors (in, in) in float64, and how much of each is closed (in,)."""
-    _check(second_moment, energy, epsilon)
+    _check(second_moment, closes)
     sigma = second_moment.detach()
     wide = (sigma.cpu() if sigma.device.type == "mps" else sigma).double()
     values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
     # Rounding makes eigenvalues of a singular matrix slightly negative, which the soft form could divide by.
     values = values.clamp(min=0)
+    if (epsilon := closes.get("epsilon")) is not None:
+        return vectors, _closed_soft(values, epsilon)
     noise = len(wide) ** 0.5 * torch.finfo(at_least_float32(sigma.dtype)).eps * values[-1]
-    return vectors, _closed_hard(values, energy, noise) if energy is not None else _closed_soft(values, epsilon)
+    seen = torch.where(values > noise, values, 0.0)
+    if (energy := closes.get("energy")) is not None:
+        return vectors, _carrying(seen, energy)
+    few = round((closes["directions"] or 0.0) * len(seen))
+    leading = torch.arange(len(seen), device=seen.device) >= len(seen) - few
+    return vectors, (leading & (seen > 0)).to(seen.dtype)
 
 
 def _like(second_moment: Tensor, value: Tensor) -> Tensor:
@@ -79,9 +101,9 @@ def _like(second_moment: Tensor, value: Tensor) -> Tensor:
     return value.to(device=second_moment.device, dtype=at_least_float32(second_moment.dtype))
 
 
-def _closed_hard(values: Tensor, energy: float, noise: Tensor) -> Tensor:
+def _carrying(values: Tensor, energy: float) -> Tensor:
     """1 for the leading eigenvalues that carry `energy` of the sum, 0 for the others; ascending as from `eigh`."""
-    descending = torch.where(values > noise, values, 0.0).flip(0)
+    descending = values.flip(0)
     carried = descending.cumsum(0)
     # A direction is needed as long as those before it carry less than was asked. The second condition drops
     # directions without energy, which the rounding of the cumulative sum could ask for at energy = 1.
@@ -89,23 +111,27 @@ def _closed_hard(values: Tensor, energy: float, noise: Tensor) -> Tensor:
     return needed.to(values.dtype).flip(0)
 
 
-def _closed_soft(values: Tensor, epsilon: float | None) -> Tensor:
+def _closed_soft(values: Tensor, epsilon: float) -> Tensor:
     """lambda / (e + lambda), e being `epsilon` times the mean eigenvalue; 0 where there is no energy at all."""
-    assert epsilon is not None
     softness = epsilon * values.mean()
     return torch.where(values > 0, values / (softness + values), 0.0)
 
 
-def _check(second_moment: Tensor, energy: float | None, epsilon: float | None) -> None:
-    if (energy is None) == (epsilon is None):
+def _check(second_moment: Tensor, closes: Closes) -> None:
+    given = {name: value for name, value in closes.items() if value is not None}
+    if len(given) != 1:
         raise ValueError(
-            "Give exactly one of energy (hard: share of the anchor's energy to close, e.g. 0.99) and "
-            f"epsilon (soft: relative to the mean eigenvalue, e.g. 0.1); received energy={energy}, "
-            f"epsilon={epsilon}."
+            "Give exactly one of energy (hard: share of the anchor's energy to close, e.g. 0.99), directions (hard: "
+            "share of the input directions to close, e.g. 0.3) and epsilon (soft: relative to the mean eigenvalue, "
+            f"e.g. 0.1); received {given or 'none'}."
         )
-    if energy is not None and not 0 <= energy <= 1:
-        raise ValueError(f"energy is a share in [0, 1]; received {energy}. For example energy=0.99.")
-    if epsilon is not None and not 0 < epsilon < float("inf"):
+    for name, share, usual in (
+        ("energy", closes.get("energy"), 0.99),
+        ("directions", closes.get("directions"), 0.3),
+    ):
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share in [0, 1]; received {share}. For example {name}={usual}.")
+    if (epsilon := closes.get("epsilon")) is not None and not 0 < epsilon < float("inf"):
         raise ValueError(f"epsilon is a positive number; received {epsilon}. For example epsilon=0.1.")
     if second_moment.ndim != 2 or second_moment.shape[0] != second_moment.shape[1]:
         raise ValueError(f"A second moment is a square (in, in) matrix; received {tuple(second_moment.shape)}.")

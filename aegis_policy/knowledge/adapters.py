@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aegis_policy.aegis import SUBSPACES, GaussianAnchor, Projector
+from aegis_policy.aegis import SUBSPACES, Closes, GaussianAnchor, Projector
 from aegis_policy.aegis.precision import accumulation_dtype
 from aegis_policy.knowledge.protection import Protection
 
@@ -161,8 +161,8 @@ def open_inputs(trained: Mapping[str, nn.Parameter], projectors: Mapping[str, Pr
             raise ValueError(
                 "Under a subspace an adapter's A keeps to the open directions from its start; that of "
                 f"{name} has {outside:.2g} of {torch.linalg.vector_norm(a).item():.2g} outside of them, and its B has "
-                "learned. These adapters come from a training without this protection or with another --policy.energy: "
-                "go on as they were trained, or begin new ones."
+                "learned. These adapters come from a training without this protection or with another share "
+                "closed (--policy.energy, --policy.directions): go on as they were trained, or begin new ones."
             )
         a.copy_(kept)
 
@@ -177,8 +177,7 @@ class AdapterProtection(Protection):
         trained: From `trained_adapters`.
         anchor: What must not be undone; of the backbone without adapters.
         projection: As in `Protection`.
-        epsilon: As in `Protection`.
-        energy: As in `Protection`.
+        closes: As in `Protection`.
 
     Raises:
         ValueError: If something trains that cannot be protected.
@@ -191,8 +190,7 @@ class AdapterProtection(Protection):
         anchor: GaussianAnchor,
         *,
         projection: str,
-        epsilon: float | None,
-        energy: float | None,
+        closes: Closes,
     ) -> None:
         self._trained = list(trained)
         self._weight_of: dict[str, str] = {}
@@ -200,17 +198,17 @@ class AdapterProtection(Protection):
         if projection in SUBSPACES:
             self._weight_of = restricted_inputs(trained, set(anchor.weights))
             parameters = {name: trained[name] for name in self._weight_of}
-        super().__init__(module, parameters, anchor, projection=projection, epsilon=epsilon, energy=energy)
+        super().__init__(module, parameters, anchor, projection=projection, closes=closes)
 
     def projectors(self) -> dict[str, Projector]:
         """Name of an A -> the projector of its weight's inputs; opens the A."""
         weights = set(self._weight_of.values())
         device = next(iter(self.parameters.values())).device
-        known = self.anchor.projectors(epsilon=self.epsilon, energy=self.energy, weights=weights, device=device)
+        known = self.anchor.projectors(weights=weights, device=device, **self.closes)
         projectors = {name: known[weight] for name, weight in self._weight_of.items()}
         trained = {name: self._module.get_parameter(name) for name in self._trained}  # as they are now
         # Projecting gradients alone lets A leave, and the soft form shrinks it again each time: neither can be asked to
         # stay.
-        stays = self.energy is not None and self.projection != "subspace_gradient"
+        stays = self.closes.get("epsilon") is None and self.projection != "subspace_gradient"
         open_inputs(trained, projectors, stays=stays)
         return projectors

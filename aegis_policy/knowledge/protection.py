@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegis_policy.aegis import SUBSPACES, AegisAdamW, GaussianAnchor, Projector, backward_beside, on_every_rank
+from aegis_policy.aegis import (
+    SUBSPACES,
+    AegisAdamW,
+    Closes,
+    GaussianAnchor,
+    Projector,
+    backward_beside,
+    on_every_rank,
+)
 from aegis_policy.knowledge.in_place import require_in_place
 from aegis_policy.knowledge.trainable import layer_of
 
@@ -26,8 +34,7 @@ class Protection:
         parameters: Qualified name -> parameter that learns.
         anchor: What must not be undone.
         projection: One of `PROJECTIONS`.
-        epsilon: As in `subspace_projector`.
-        energy: As in `subspace_projector`.
+        closes: Under a subspace, how much of it is closed.
     """
 
     def __init__(
@@ -37,8 +44,7 @@ class Protection:
         anchor: GaussianAnchor,
         *,
         projection: str,
-        epsilon: float | None,
-        energy: float | None,
+        closes: Closes,
     ):
         self.parameters = dict(parameters)
         self._module = module
@@ -46,8 +52,7 @@ class Protection:
         self._in_place = False
         self.anchor = anchor
         self.projection = projection
-        self.epsilon = epsilon
-        self.energy = energy
+        self.closes = closes
         self.optimizer: AegisAdamW | None = None
         self._last: dict[nn.Parameter, Tensor | None] = {}
         self._last_is_finite: Tensor | bool = False
@@ -60,7 +65,7 @@ class Protection:
     def projectors(self) -> dict[str, Projector]:
         """Under a subspace: name of a parameter -> its projector, of these parameters at least."""
         device = next(iter(self.parameters.values())).device
-        return self.anchor.projectors(epsilon=self.epsilon, energy=self.energy, device=device)
+        return self.anchor.projectors(device=device, **self.closes)
 
     def groups(self, options: Callable[[str], dict[str, Any]] = lambda name: {}) -> list[dict[str, Any]]:
         """One parameter group a protected layer, for `AegisAdamW`.

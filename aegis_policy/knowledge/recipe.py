@@ -34,7 +34,7 @@ def recipe_of(config: "AegisVLAConfig") -> Recipe:
     chosen = RECOMMENDED if config.knowledge == "aegis" and config.projection is None else PLAIN
     if config.penalty_weight == 0:  # then nothing looks at a reference, unless a projection does
         chosen = replace(PLAIN, energy=chosen.energy)
-    if config.epsilon is not None:  # the soft form was asked for
+    if config.epsilon is not None or config.directions is not None:  # another form was asked for
         chosen = replace(chosen, energy=None)
     given = {f.name: getattr(config, f.name) for f in fields(Recipe)}
     return replace(chosen, **{name: value for name, value in given.items() if value is not None})

@@ -68,8 +68,7 @@ class Retention:
                 learns,
                 anchor,
                 projection=recipe.projection,
-                epsilon=config.epsilon,
-                energy=recipe.energy,
+                closes={"energy": recipe.energy, "directions": config.directions, "epsilon": config.epsilon},
             )
         self._reference: Reference | None = None
         if recipe.penalty_weight or config.projects_on_reference:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aegis_policy.aegis import Projector, closed_share, compact_projector, subspace_projector
+from aegis_policy.aegis import Closes, Projector, closed_share, compact_projector, subspace_projector
 from aegis_policy.aegis.subspace import SMALL
 
 
@@ -52,19 +52,27 @@ def test_nothing_closed_is_exactly_the_identity_and_everything_closed_exactly_ze
     assert torch.equal(step @ Projector.of_directions(directions(8), first(8, 8)), torch.zeros_like(step))
 
 
-@pytest.mark.parametrize(("energy", "form"), [(0.5, "closed"), (0.99, "open")])
-def test_a_wide_second_moment_gives_the_compact_form_of_the_same_projector(energy: float, form: str) -> None:
+@pytest.mark.parametrize(
+    ("closes", "form"),
+    [
+        ({"energy": 0.5}, "closed"),
+        ({"energy": 0.99}, "open"),
+        ({"directions": 0.3, "energy": None}, "closed"),
+        ({"directions": 0.8}, "open"),
+    ],
+)
+def test_a_wide_second_moment_gives_the_compact_form_of_the_same_projector(closes: Closes, form: str) -> None:
     width = SMALL + 4
     x = torch.randn(2 * width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigma = x.T @ x / len(x)
-    compact = compact_projector(sigma, energy=energy)
+    compact = compact_projector(sigma, **closes)
     assert compact.form == form
     assert 2 * compact.basis.shape[1] <= width
     # Both come from one eigen-decomposition in float64.
-    torch.testing.assert_close(compact.matrix(), subspace_projector(sigma, energy=energy), rtol=0, atol=1e-12)
+    torch.testing.assert_close(compact.matrix(), subspace_projector(sigma, **closes), rtol=0, atol=1e-12)
     soft = compact_projector(sigma, epsilon=0.3)
     assert torch.equal(soft.matrix(), subspace_projector(sigma, epsilon=0.3))
-    assert compact_projector(sigma.float(), energy=energy).dtype == torch.float32
+    assert compact_projector(sigma.float(), **closes).dtype == torch.float32
 
 
 def test_a_narrow_second_moment_gives_the_matrix_itself() -> None:

@@ -98,6 +98,20 @@ def test_it_does_not_depend_on_the_scale_of_the_inputs(seed: int, size: tuple[in
         torch.testing.assert_close(subspace_projector(sigma * 2.0**exponent, **choice), plain, rtol=0, atol=1e-7)
 
 
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**31), size=sizes, share=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+def test_a_share_of_the_directions_closes_as_many_and_the_leading_ones(
+    seed: int, size: tuple[int, int], share: float
+) -> None:
+    width, rank = size
+    x = inputs(seed, 40, width, rank)
+    _, s, right = np.linalg.svd(x.numpy(), full_matrices=False)  # of the inputs, not of their second moment
+    count = min(round(share * width), int((s > 1e-6 * s[0]).sum()))
+    projector = subspace_projector(second_moment(x), directions=share)
+    np.testing.assert_allclose(projector, np.eye(width) - right[:count].T @ right[:count], rtol=0, atol=1e-7)
+    assert closed_share(projector) == pytest.approx(count / width)
+
+
 def test_more_energy_and_less_softness_close_more() -> None:
     sigma = second_moment(inputs(0, 40, 10, 10))
     hard = [closed_share(subspace_projector(sigma, energy=e)) for e in (0.0, 0.5, 0.9, 0.99, 1.0)]
@@ -111,7 +125,7 @@ def test_more_energy_and_less_softness_close_more() -> None:
 
 
 def test_without_any_input_nothing_is_closed() -> None:
-    for choice in ({"energy": 0.99}, {"epsilon": 0.1}):
+    for choice in ({"energy": 0.99}, {"directions": 0.5}, {"epsilon": 0.1}):
         assert torch.equal(subspace_projector(torch.zeros(3, 3), **choice), torch.eye(3))
 
 
@@ -126,12 +140,13 @@ def test_rounding_that_makes_the_matrix_indefinite_does_no_harm() -> None:
 
 def test_arguments_are_checked() -> None:
     sigma = torch.eye(3)
-    for arguments in ({}, {"energy": 0.9, "epsilon": 0.1}):
+    for arguments in ({}, {"energy": None}, {"energy": 0.9, "epsilon": 0.1}, {"energy": 0.9, "directions": 0.3}):
         with pytest.raises(ValueError, match="exactly one"):
             subspace_projector(sigma, **arguments)
-    for energy in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="share in"):
-            subspace_projector(sigma, energy=energy)
+    for share in (-0.1, 1.1, float("nan")):
+        for name in ("energy", "directions"):
+            with pytest.raises(ValueError, match=f"{name} is a share in"):
+                subspace_projector(sigma, **{name: share})
     for epsilon in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="positive number"):
             subspace_projector(sigma, epsilon=epsilon)

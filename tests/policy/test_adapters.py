@@ -26,19 +26,17 @@ def lora_layers(policy) -> dict:
     return {f"{n}.weight": m for n, m in policy.backbone.vlm.named_modules() if hasattr(m, "lora_A")}
 
 
-def closed_inputs(policy, weight: str, count: int = 5, *, energy: float) -> torch.Tensor:
+def closed_inputs(policy, weight: str, count: int = 5, **closes: float) -> torch.Tensor:
     """(count, in), drawn from the closed span of a weight's inputs, each of length 1."""
-    projector = policy.anchor.projectors(energy=energy, weights=[weight])[weight].matrix().double()
+    projector = policy.anchor.projectors(weights=[weight], **closes)[weight].matrix().double()
     drawn = torch.randn(count, len(projector), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     closed = drawn - drawn @ projector
     return (closed / closed.norm(dim=1, keepdim=True)).float()
 
 
 @torch.no_grad()
-def responses(policy, *, energy: float) -> dict[str, torch.Tensor]:
-    return {
-        weight: module(closed_inputs(policy, weight, energy=energy)) for weight, module in lora_layers(policy).items()
-    }
+def responses(policy, **closes: float) -> dict[str, torch.Tensor]:
+    return {weight: module(closed_inputs(policy, weight, **closes)) for weight, module in lora_layers(policy).items()}
 
 
 @torch.no_grad()
@@ -55,16 +53,16 @@ def moved(before: dict, after: dict) -> float:
     return max(((after[w] - before[w]).norm() / before[w].norm()).item() for w in before)
 
 
-@pytest.mark.parametrize("energy", [0.9, 0.99])
-def test_protected_adapters_leave_every_response_to_closed_inputs_where_it_was(make_policy, energy):
-    policy = adapted(make_policy, energy=energy, projection="subspace", optimizer_lr=1e-2)
-    before = responses(policy, energy=energy)
+@pytest.mark.parametrize("closes", [{"energy": 0.9}, {"energy": 0.99}, {"energy": None, "directions": 0.4}])
+def test_protected_adapters_leave_every_response_to_closed_inputs_where_it_was(make_policy, closes):
+    policy = adapted(make_policy, projection="subspace", optimizer_lr=1e-2, **closes)
+    before = responses(policy, **closes)
     assert len(before) == 7 * 3  # all linear maps of three language layers
     train(policy, 8)
     # not all have gone far: of the last layer keys and values alone reach the actions
     assert sorted(difference_of_weights(policy).values())[len(before) // 2] > 0.02
     # float32: A leaves the open directions by eps ||A|| a step, against ||dW|| of a tenth of ||W0||
-    assert moved(before, responses(policy, energy=energy)) < 1e-6
+    assert moved(before, responses(policy, **closes)) < 1e-6
 
 
 def test_unprotected_adapters_move_the_same_responses_far(make_policy):

@@ -107,8 +107,11 @@ def test_without_vision_tuning_only_language_weights_move(make_policy):
 def test_bad_options_are_refused_with_the_choices(make_policy):
     with pytest.raises(ValueError, match="aegis, none, stop_gradient, frozen"):
         make_policy(knowledge="amnesia")
-    with pytest.raises(ValueError, match="Exactly one of epsilon"):
-        make_policy(epsilon=0.3, energy=0.9)
+    for two in ({"epsilon": 0.3, "energy": 0.9}, {"directions": 0.3, "energy": 0.9}):
+        with pytest.raises(ValueError, match=r"Exactly one of energy, directions .* --policy\.energy=null"):
+            make_policy(**two)
+    with pytest.raises(ValueError, match="directions is a share"):
+        make_policy(directions=30)
     with pytest.raises(ValueError, match="n_action_steps"):
         make_policy(chunk_size=4, n_action_steps=5)
 

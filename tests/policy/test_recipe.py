@@ -16,6 +16,7 @@ from tests.policy.conftest import train
         ({}, RECOMMENDED),
         ({"energy": 0.9}, replace(RECOMMENDED, energy=0.9)),
         ({"epsilon": 0.1}, replace(RECOMMENDED, energy=None)),
+        ({"directions": 0.3}, replace(RECOMMENDED, energy=None)),
         ({"reference": "answers"}, replace(RECOMMENDED, reference="answers")),
         ({"reference_every": 2, "penalty_weight": 0.3}, replace(RECOMMENDED, reference_every=2, penalty_weight=0.3)),
         ({"penalty_weight": 0.0}, replace(PLAIN, energy=RECOMMENDED.energy)),
@@ -29,18 +30,22 @@ def test_what_is_given_is_taken_and_the_rest_is_the_recipe_unless_a_projection_w
     assert AegisVLAConfig(**given).recipe == meant
 
 
-def test_a_saved_configuration_says_what_was_done(tmp_path):
-    AegisVLAConfig(epsilon=0.1).save_pretrained(tmp_path)
+@pytest.mark.parametrize("form", [{"epsilon": 0.1}, {"directions": 0.3}])
+def test_a_saved_configuration_says_what_was_done(tmp_path, form):
+    AegisVLAConfig(**form).save_pretrained(tmp_path)
     loaded = AegisVLAConfig.from_pretrained(tmp_path)
-    assert (loaded.projection, loaded.energy, loaded.epsilon) == ("subspace", None, 0.1)
+    expected = {"epsilon": None, "directions": None} | form
+    assert (loaded.projection, loaded.energy) == ("subspace", None)
+    assert (loaded.epsilon, loaded.directions) == (expected["epsilon"], expected["directions"])
     assert (loaded.reference, loaded.penalty_weight) == ("features", 1.0)
     assert loaded.recipe == replace(RECOMMENDED, energy=None)
 
 
-def test_the_penalty_moves_nothing_that_the_subspace_closes(make_policy):
-    policy = make_policy(penalty_weight=100.0, reference_every=1)
+@pytest.mark.parametrize("closes", [{"energy": RECOMMENDED.energy}, {"directions": 0.3}])
+def test_the_penalty_moves_nothing_that_the_subspace_closes(make_policy, closes):
+    policy = make_policy(penalty_weight=100.0, reference_every=1, **closes)
     before = {name: p.detach().clone() for name, p in policy.backbone.vlm.named_parameters()}
-    projectors = policy.anchor.projectors(energy=RECOMMENDED.energy)
+    projectors = policy.anchor.projectors(**closes)
     train(policy, 3)
     moved = 0
     for name, parameter in policy.backbone.vlm.named_parameters():
