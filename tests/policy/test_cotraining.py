@@ -1,24 +1,64 @@
 """VQA samples beside the robot's: the right tokens are learned, in the right proportion."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from aegis_policy.knowledge.cotraining import IGNORED, CoTraining, end_of_answer, with_answers
+from aegis_policy.knowledge.answer_tokens import answer_tokens, ends_of_answer
+from aegis_policy.knowledge.cotraining import CoTraining
+from aegis_policy.network.prompt import encode_prompts
 from tests.policy.conftest import make_batch, make_samples, train
 from tests.policy.tiny_backbones import DIFFERENT, FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_labels_are_the_answers_and_the_end(make_policy, family):
+def test_taught_answers_are_the_texts_and_the_end_and_no_padding_counts(make_policy, family):
     policy = make_policy(family, knowledge="none")
-    processor, samples = policy.vlm.processor, make_samples(3)
-    end = end_of_answer(policy.backbone, processor)
-    inputs, labels = with_answers(processor, samples, end=end, token_type=policy.backbone.answer_type)
-    for row, sample in enumerate(samples):
-        told = labels[row][labels[row] != IGNORED].tolist()
-        assert told[-1] == end
-        assert processor.tokenizer.decode(told[:-1]).strip() == sample.answers[0]
-        assert inputs["attention_mask"][row].sum() == (labels[row] != IGNORED).nonzero().max() + 1
+    processor = policy.vlm.processor
+    end = ends_of_answer(policy.backbone, processor)[0]
+    texts = ["red", "on the left of the red cube", "two"]
+    tokens, counts = answer_tokens(processor, texts, end=end)
+    for row, text in enumerate(texts):
+        said = tokens[row][counts[row]].tolist()
+        assert tokens[row, : len(said)].tolist() == said  # padded behind
+        assert said[-1] == end
+        assert processor.tokenizer.decode(said[:-1]).strip() == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_that_of_each_question_and_answer_alone(make_policy, family):
+    policy = make_policy(family, knowledge="none").eval()
+    processor = policy.vlm.processor
+    questions = ("where?", "what is it that lies on the left of the red cube?", "how many?")
+    answers = ("there", "it is a disc", "two")
+    samples = [
+        replace(s, question=q, answers=(a,)) for s, q, a in zip(make_samples(3), questions, answers, strict=True)
+    ]
+    together = CoTraining(samples, processor, share=0.5, seed=0).loss(
+        policy.backbone, step=0, beside=3, device=torch.device("cpu")
+    )
+    losses = []
+    for sample in samples:
+        prompt = encode_prompts(processor, [sample.images], [sample.question])
+        said, _ = answer_tokens(processor, sample.answers, end=ends_of_answer(policy.backbone, processor)[0])
+        losses.append(made_to_say(policy.backbone.vlm, prompt, said[0]))
+    torch.testing.assert_close(together, torch.cat(losses).mean(), rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def made_to_say(vlm, prompt, tokens: torch.Tensor) -> torch.Tensor:
+    """- log p of each token of an answer, (A,), as the VLM's own `generate` has them."""
+    start = prompt["input_ids"].shape[1]
+    told = vlm.generate(
+        **prompt,
+        max_new_tokens=len(tokens),
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        prefix_allowed_tokens_fn=lambda _, ids: [int(tokens[len(ids) - start])],
+    )
+    return torch.nn.functional.cross_entropy(torch.cat(told.logits).float(), tokens, reduction="none")
 
 
 @pytest.mark.parametrize("family", DIFFERENT)
@@ -39,13 +79,13 @@ def test_what_is_learned_is_then_answered(make_policy, family):
 def test_the_share_counts_samples_and_weighs_them(make_policy, monkeypatch):
     policy = make_policy(knowledge="none")
     seen = []
-    original = with_answers
+    original = answer_tokens
 
-    def spy(processor, samples, **options):
-        seen.append(len(samples))
-        return original(processor, samples, **options)
+    def spy(processor, answers, **options):
+        seen.append(len(answers))
+        return original(processor, answers, **options)
 
-    monkeypatch.setattr("aegis_policy.knowledge.cotraining.with_answers", spy)
+    monkeypatch.setattr("aegis_policy.knowledge.cotraining.answer_tokens", spy)
     losses = {
         share: CoTraining(make_samples(8), policy.vlm.processor, share=share, seed=0).loss(
             policy.backbone, step=3, beside=6, device=torch.device("cpu")

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from aegis_policy.knowledge.cotraining import end_of_answer, with_answers
+from aegis_policy.knowledge.answer_tokens import answer_logits, answer_tokens, ends_of_answer, say_behind
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.expert import ActionExpert
@@ -102,16 +102,15 @@ def test_an_expert_with_the_language_models_weights_says_what_the_model_says(tin
 def test_a_trained_answer_is_read_as_a_generated_one(tiny_folder, family):
     folder = str(tiny_folder[family])
     backbone, processor = Backbone.load(folder).eval(), load_processor(folder)
-    sample = replace(make_samples(1)[0], answers=("red",))
-    end = end_of_answer(backbone, processor)
-    inputs, labels = with_answers(processor, [sample], end=end, token_type=backbone.answer_type)
-    places = (labels[0] >= 0).nonzero().flatten() - 1  # each token is expected from the place before it
-    prompt = encode_prompts(processor, [sample.images], [sample.question])
+    sample = make_samples(1)[0]
+    tokens, counts = answer_tokens(processor, ["red"], end=ends_of_answer(backbone, processor)[0])
+    prompt = encode_prompts(processor, [sample.images], [sample.question], padding_side="left")
+    inputs = say_behind(prompt, tokens, counts, token_type=backbone.answer_type)
+    answer = tokens[0]
+    at_once = answer_logits(backbone, inputs, len(answer))[0]
     cache = backbone.encode(prompt)
-    answer = labels[0][labels[0] >= 0]
     step_by_step = [backbone.vlm(**prompt).logits[0, -1]]
     step_by_step += [_next_logits(backbone, cache, answer[:seen]) for seen in range(1, len(answer))]
-    at_once = backbone.vlm(**inputs, use_cache=False).logits[0, places]
     assert len(answer) == 4
     assert torch.allclose(at_once, torch.stack(step_by_step), **ROUNDING)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aegis_policy.aegis import average_over_ranks
-from aegis_policy.knowledge.cotraining import ends_of_answer
+from aegis_policy.knowledge.answer_tokens import answer_logits, ends_of_answer, say_behind
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.teacher import Teacher
 from aegis_policy.network.backbone import Backbone
@@ -66,8 +66,8 @@ class Answers:
         with torch.no_grad():
             answer, counts = say(teacher, inputs, ends=ends_of_answer(self._backbone, self._processor))
             inputs = say_behind(inputs, answer, counts, token_type=self._backbone.answer_type)
-            before = log_probabilities(teacher, inputs, answer.shape[1])
-        now = log_probabilities(self._backbone, inputs, answer.shape[1])
+            before = answer_logits(teacher, inputs, answer.shape[1]).log_softmax(-1)
+        now = answer_logits(self._backbone, inputs, answer.shape[1]).log_softmax(-1)
         distances = F.kl_div(now, before, reduction="none", log_target=True).sum(-1)  # (B, A)
         tokens = average_over_ranks(counts.sum().to(distances.dtype))
         return ((distances * counts).sum() / tokens).unsqueeze(0)
@@ -88,31 +88,3 @@ def say(backbone: Backbone, inputs: Mapping[str, Tensor], *, ends: Sequence[int]
     answer = backbone.vlm.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
     is_end = torch.isin(answer, answer.new_tensor(ends)).long()
     return answer, is_end.cumsum(1) - is_end == 0
-
-
-def say_behind(inputs: Mapping[str, Tensor], answer: Tensor, counts: Tensor, *, token_type: int) -> dict[str, Tensor]:
-    """Prompts padded on the left with answers behind them.
-
-    Args:
-        inputs: The VLM's, of the prompts.
-        answer: (B, A).
-        counts: (B, A), false where a token is padding.
-        token_type: Of an answer's tokens, for a model that is given types: `Backbone.answer_type`.
-
-    Returns:
-        The VLM's inputs, (B, T + A).
-    """
-    behind = {"input_ids": answer, "token_type_ids": torch.full_like(answer, token_type), "attention_mask": counts}
-    shape = inputs["input_ids"].shape
-    return {
-        key: torch.cat([value, behind.get(key, torch.zeros_like(answer)).to(value.dtype)], dim=1)
-        if value.shape == shape
-        else value
-        for key, value in inputs.items()
-    }
-
-
-def log_probabilities(backbone: Backbone, inputs: Mapping[str, Tensor], count: int) -> Tensor:
-    """(B, A, V): of each of the last `count` tokens, given what is before it."""
-    logits = backbone.vlm(**inputs, use_cache=False, logits_to_keep=count + 1).logits
-    return logits[:, -count - 1 : -1].float().log_softmax(-1)
