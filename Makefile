@@ -49,7 +49,7 @@ bench: setup
 	$(RUN)/step.py --backbone small-paligemma2 --batch 4 --chunk 16 --out $(CPU)/1-step-paligemma2
 	$(RUN)/inference.py --out $(CPU)/2-inference
 	$(RUN)/anchor.py --out $(CPU)/3-anchor-nano
-	$(RUN)/anchor.py --backbone small-paligemma2 --batch 8 --samples 16 --out $(CPU)/3-anchor-paligemma2
+	$(RUN)/anchor.py --backbone small-paligemma2 --batch 8 --samples 128 --out $(CPU)/3-anchor-paligemma2
 	$(RUN)/subspace.py --out $(CPU)/4-subspace-small
 	$(RUN)/subspace.py --shape smolvlm2-500m --out $(CPU)/4-subspace-smolvlm2
 	$(RUN)/subspace.py --arithmetic --out $(CPU)/4-subspace-arithmetic

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.knowledge.sources import MANY_SAMPLES, TOKEN_STRIDE, build_anchor
+from aegis_policy.knowledge.sources import TOKEN_STRIDES, build_anchor
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import list_vqa_sources, load_vqa_source
@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token-stride",
         type=int,
-        help="every so many tokens count in second moments; where not given all, and from "
-        f"{MANY_SAMPLES} samples on one in {TOKEN_STRIDE}",
+        help="every so many tokens count in second moments; where not given all, "
+        + ", ".join(f"from {many} samples on one in {stride}" for many, stride in reversed(TOKEN_STRIDES)),
     )
     parser.add_argument("--batch-size", type=int, default=32, help="samples a forward pass")
     parser.add_argument("--device", default="cpu", help="torch device")

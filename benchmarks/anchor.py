@@ -1,10 +1,11 @@
 """Building an anchor beside the plain forward pass over the same samples, and whether its memory grows with them.
 
-    python benchmarks/anchor.py [--coverage] [--backbone nano] [--samples 64] [--batch 32] [--rounds 5] [--device cpu]
+    python benchmarks/anchor.py [--coverage] [--backbone nano] [--samples 512] [--batch 32] [--rounds 3] [--device cpu]
 
-*forward* prepares the samples and runs the backbone on them, *anchor* is `build_anchor`, *anchor, all tokens* the same
-with each token in the second moments instead of every eighth; with the shape of a real model (`shapes.SHAPES`) all run
-on random inputs. Memory is the peak of a process of its own that takes in so many samples, and twice as many.
+*forward* prepares the samples and runs the backbone on them, *anchor* is `build_anchor`, with every so many tokens in
+the second moments as in an anchor of the usual size, *anchor, all tokens* the same with each token; with the shape of a
+real model (`shapes.SHAPES`) all run on random inputs. Memory is the peak of a process of its own that takes in so many
+samples, and twice as many.
 
 `--coverage` asks instead what is lost where second moments take in every so many tokens: of the inputs' energy on other
 samples, the share that lies in the directions that such an anchor closes.
@@ -37,12 +38,14 @@ from measure import (
 from shapes import SHAPES, random_inputs
 
 from aegis_policy.aegis import AnchorCollector
-from aegis_policy.knowledge.sources import TOKEN_STRIDE, build_anchor
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.sources import build_anchor, token_stride_of
 from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor
 from aegis_policy.processor_aegis_vla import VLM_INPUT
 from aegis_policy.vqa import VQASample, load_vqa_source
 
+USUAL_STRIDE = token_stride_of(AegisVLAConfig.anchor_samples)
 STRIDES = (1, 4, 8, 16)
 ENERGIES = (0.97, 0.99)
 
@@ -67,7 +70,7 @@ class OnQuestions:
             inputs = encode_prompts(self.processor, [s.images for s in batch], [s.question for s in batch])
             self.backbone.encode({k: v.to(self.device) for k, v in inputs.items()})
 
-    def anchor(self, times: int = 1, *, token_stride: int = TOKEN_STRIDE) -> None:
+    def anchor(self, times: int = 1, *, token_stride: int = USUAL_STRIDE) -> None:
         options = {"batch_size": self.batch, "token_stride": token_stride}
         build_anchor(self.backbone, self.processor, self.samples * times, **options)
 
@@ -88,7 +91,7 @@ class OnShape:
         for _ in range(times * self.batches):
             self.backbone.encode(self.inputs)
 
-    def anchor(self, times: int = 1, *, token_stride: int = TOKEN_STRIDE) -> None:
+    def anchor(self, times: int = 1, *, token_stride: int = USUAL_STRIDE) -> None:
         layers, linears = self.backbone.layers(), self.backbone.linears()
         mask = self.inputs["attention_mask"].bool()
         masks = {site: mask if self.backbone.is_language(site) else None for site in [*layers, *linears]}
@@ -175,9 +178,9 @@ def _batches(samples: Sequence[VQASample], size: int) -> list[Any]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__file__, __doc__, rounds=5)
+    parser = make_parser(__file__, __doc__, rounds=3)
     parser.add_argument("--backbone", default="nano", help=f"a backbone, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--samples", type=int, default=64, help="to take in")
+    parser.add_argument("--samples", type=int, default=512, help="to take in")
     parser.add_argument("--batch", type=int, default=32, help="samples a forward pass")
     parser.add_argument("--coverage", action="store_true", help="what a token stride loses, in place of what it saves")
     options = parse(parser, arguments)

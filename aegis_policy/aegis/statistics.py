@@ -18,6 +18,8 @@ from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, f
 # Rows of a second moment that are made and kept at once, from their diagonal block on to the right: of a wide one
 # little more than half (benchmarks/anchor.py).
 BLOCK = 256
+# Tokens whose product is made at once. Of a few tokens it costs what reading and writing the running sum costs.
+TOGETHER = 512
 
 
 def check_rows(x: Tensor, mask: Tensor | None, width: int | None) -> None:
@@ -127,8 +129,9 @@ class SecondMoment:
     """Streaming second moment `E[x x^T]` of a linear map's inputs (not centred: a constant input is a direction too).
 
     State: `count` tokens seen and the running sum in `dtype`, on the device of the first batch: it is symmetric, so of
-    each `BLOCK` rows only the columns from their first one on, (BLOCK, in), (BLOCK, in - BLOCK), ... Each batch's
-    product runs in float32 (float64 for float64 inputs), never in TF32 or half precision.
+    each `BLOCK` rows only the columns from their first one on, (BLOCK, in), (BLOCK, in - BLOCK), ... Tokens of small
+    batches wait, at most `TOGETHER`, for those of the next. Products run in float32 (float64 for float64 inputs), never
+    in TF32 or half precision.
 
     Args:
         width: Input width, in.
@@ -146,6 +149,8 @@ class SecondMoment:
         self._batches = 0
         self.count = 0
         self._sum: list[Tensor] = []
+        self._waiting: Tensor | None = None  # (TOGETHER, in), of which the first `_waiting_count` rows are tokens
+        self._waiting_count = 0
 
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -168,11 +173,13 @@ class SecondMoment:
             return
         if self.unit:
             rows = normalize(rows, dim=1)
-        self._begin(rows.device)
-        with full_precision_matmul(x.device.type):
-            for i, kept in zip(range(0, self.width, BLOCK), self._sum, strict=True):
-                kept += (rows[:, i : i + BLOCK].T @ rows[:, i:]).to(kept.device)
         self.count += rows.shape[0]
+        if rows.shape[0] + self._waiting_count > TOGETHER:
+            self._add_waiting()
+        if rows.shape[0] > TOGETHER // 2:
+            self._add(rows)
+        else:
+            self._wait(rows)
 
     def merge(self, other: "SecondMoment") -> None:
         """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
@@ -184,6 +191,7 @@ class SecondMoment:
             raise ValueError(f"Only second moments of one width merge: {self.width} here, {other.width} given.")
         if other.unit != self.unit:
             raise ValueError("Only second moments of one kind merge: one here is of unit inputs, the other is not.")
+        other._add_waiting()
         if not other._sum:
             return
         self._begin(other._sum[0].device)
@@ -198,6 +206,7 @@ class SecondMoment:
         Raises:
             ValueError: If no token was seen.
         """
+        self._add_waiting()
         if not self._sum:
             raise ValueError("No unmasked token was seen, so there is no second moment; call update() first.")
         upper = self._sum[0].new_zeros(self.width, self.width)
@@ -212,8 +221,27 @@ class SecondMoment:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the running sum takes."""
-        return sum(kept.nbytes for kept in self._sum)
+        """Memory that the running sum and the tokens that wait take."""
+        return sum(kept.nbytes for kept in self._sum) + (0 if self._waiting is None else self._waiting.nbytes)
+
+    def _wait(self, rows: Tensor) -> None:
+        if self._waiting is None or (self._waiting.dtype, self._waiting.device) != (rows.dtype, rows.device):
+            self._add_waiting()
+            self._waiting = rows.new_empty(TOGETHER, self.width)
+        self._waiting[self._waiting_count : self._waiting_count + len(rows)] = rows
+        self._waiting_count += len(rows)
+
+    @torch.no_grad()
+    def _add_waiting(self) -> None:
+        if self._waiting is not None and self._waiting_count:
+            self._add(self._waiting[: self._waiting_count])
+            self._waiting_count = 0
+
+    def _add(self, rows: Tensor) -> None:
+        self._begin(rows.device)
+        with full_precision_matmul(rows.device.type):
+            for i, kept in zip(range(0, self.width, BLOCK), self._sum, strict=True):
+                kept += (rows[:, i : i + BLOCK].T @ rows[:, i:]).to(kept.device)
 
     def _begin(self, device: torch.device) -> None:
         if not self._sum:

@@ -17,9 +17,9 @@ from aegis_policy.vqa import VQASample, load_vqa_source
 
 ANCHOR_FILE = "anchor.safetensors"
 
-# Of this many samples every so many tokens tell of the directions as well as all do, for less (docs/performance.md).
-MANY_SAMPLES = 1000
-TOKEN_STRIDE = 8
+# (samples, n): of so many samples every n-th token tells of the directions as well as all do, for less
+# (docs/performance.md).
+TOKEN_STRIDES = ((2000, 16), (1000, 8))
 
 
 def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> GaussianAnchor | None:
@@ -93,8 +93,8 @@ def build_anchor(
         samples: Images and questions; the answers are not used.
         batch_size: Samples a forward pass.
         unit_inputs: Whether each token counts the same in second moments, see `AnchorCollector`.
-        token_stride: Every so many tokens count in second moments, see `AnchorCollector`. None: `TOKEN_STRIDE` from
-            `MANY_SAMPLES` on, all tokens of fewer samples.
+        token_stride: Every so many tokens count in second moments, see `AnchorCollector`. None: by `TOKEN_STRIDES`, all
+            tokens of fewer samples.
     """
     if not samples:
         raise ValueError("An anchor is built from VQA samples: got none.")
@@ -116,7 +116,7 @@ def build_anchor(
         linears=linears,
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
-        token_stride=token_stride or (TOKEN_STRIDE if len(samples) >= MANY_SAMPLES else 1),
+        token_stride=token_stride or token_stride_of(len(samples)),
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
     with collector, progress, torch.autocast(device.type, enabled=False):
@@ -129,6 +129,11 @@ def build_anchor(
     anchor = collector.anchor(samples=len(samples))
     logging.info("Anchor: %d samples, %d layers, %d weights", anchor.samples, len(anchor.layers), len(anchor.weights))
     return anchor
+
+
+def token_stride_of(samples: int) -> int:
+    """Every so many tokens count in the second moments of an anchor of so many samples."""
+    return next((stride for many, stride in TOKEN_STRIDES if samples >= many), 1)
 
 
 def _reached(backbone: Backbone, inputs: dict[str, torch.Tensor]) -> dict[str, nn.Linear]:

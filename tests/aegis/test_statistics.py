@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_policy.aegis import ActivationStatistics, SecondMoment
-from aegis_policy.aegis.statistics import BLOCK
+from aegis_policy.aegis.statistics import BLOCK, TOGETHER
 
 # float64 sums over at most a few hundred tokens: a handful of roundings of 1e-16, relative to the largest entry.
 FLOAT64 = 1e-12
@@ -99,9 +101,15 @@ def test_a_fully_masked_batch_changes_nothing() -> None:
         assert moments.count == 0
 
 
+@pytest.mark.parametrize("together", [1, 6, TOGETHER])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_the_second_moment_is_the_mean_outer_product_in_any_batches(seed: int, sizes: list[int]) -> None:
+def test_the_second_moment_is_the_mean_outer_product_in_any_batches(together: int, seed: int, sizes: list[int]) -> None:
+    with patch("aegis_policy.aegis.statistics.TOGETHER", together):
+        _check_streaming(seed, sizes)
+
+
+def _check_streaming(seed: int, sizes: list[int]) -> None:
     parts = batches(seed, sizes, 4, offset=0.5)
     everything = torch.cat(parts).numpy()
     streamed, merged = SecondMoment(4), SecondMoment(4)
@@ -114,6 +122,19 @@ def test_the_second_moment_is_the_mean_outer_product_in_any_batches(seed: int, s
     for moment in (streamed, merged):
         np.testing.assert_allclose(moment.value, expected, rtol=FLOAT64, atol=FLOAT64)
         assert torch.equal(moment.value, moment.value.T)
+        assert moment.count == len(everything)
+
+
+def test_tokens_that_wait_are_a_copy_and_counted_when_the_moment_is_read_in_between() -> None:
+    moment = SecondMoment(2)
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = (x.T @ x / 2).double()
+    moment.update(x)
+    x.zero_()  # a model may write over an activation later
+    for _ in range(2):
+        torch.testing.assert_close(moment.value, expected)
+    moment.update(torch.zeros(2, 2, dtype=torch.float64))  # of another precision
+    torch.testing.assert_close(moment.value, expected / 2)
 
 
 @pytest.mark.parametrize("width", [BLOCK, BLOCK + 1, 2 * BLOCK + 7])
@@ -137,8 +158,12 @@ def test_a_wide_second_moment_takes_half_of_its_matrix_and_at_most_half_a_block_
     width = 6 * BLOCK
     moment = SecondMoment(width)
     assert moment.nbytes == 0
-    moment.update(torch.randn(3, width))
+    moment.update(torch.randn(TOGETHER, width))  # of these none waits
     assert moment.nbytes == moment.value.nbytes // 2 + 8 * width * BLOCK // 2  # float64: 8 bytes
+    before = moment.nbytes
+    for _ in range(2 * TOGETHER):
+        moment.update(torch.randn(3, width))
+    assert moment.nbytes == before + 4 * TOGETHER * width
 
 
 def test_half_precision_inputs_are_summed_in_full_precision() -> None:
