@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lerobot.configs import PreTrainedConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from aegis_eval.checkpoints import find_checkpoint
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.pretrained.start import load_backbone
 
 WEIGHTS = "model.safetensors"
@@ -60,7 +60,7 @@ def interpolate(source: Path, out: Path, *, weight: float, overwrite: bool = Fal
         )
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already: choose another --out, or give --overwrite.")
-    before = load_backbone(PreTrainedConfig.from_pretrained(source)).vlm.state_dict()
+    before = load_backbone(AegisVLAConfig.from_pretrained(source)).vlm.state_dict()
     with safe_open(source / WEIGHTS, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a handle is no mapping

@@ -1,5 +1,8 @@
 """Between the pre-trained backbone and the fine-tuned one: ends and middle, and what is refused."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -44,6 +47,14 @@ def test_the_command_finds_the_last_checkpoint_of_a_run(checkpoint, tmp_path, ca
     assert main([str(checkpoint.parents[2]), "--weight=0.5", f"--out={out}"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([str(checkpoint.parents[2]), "--weight=0.5", f"--out={out}", "--overwrite"]) == 0
+
+
+def test_the_command_knows_the_policy_in_an_interpreter_of_its_own(checkpoint, tmp_path):
+    command = "import sys; from aegis_eval.interpolate import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [str(checkpoint), "--weight=0.5", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / WEIGHTS).is_file()
 
 
 def test_what_is_no_share_or_no_whole_checkpoint_is_refused(checkpoint, tmp_path):
