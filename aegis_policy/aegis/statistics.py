@@ -174,8 +174,6 @@ class SecondMoment:
         if self.unit:
             rows = normalize(rows, dim=1)
         self.count += rows.shape[0]
-        if rows.shape[0] + self._waiting_count > TOGETHER:
-            self._add_waiting()
         if rows.shape[0] > TOGETHER // 2:
             self._add(rows)
         else:
@@ -225,10 +223,13 @@ class SecondMoment:
         return sum(kept.nbytes for kept in self._sum) + (0 if self._waiting is None else self._waiting.nbytes)
 
     def _wait(self, rows: Tensor) -> None:
-        if self._waiting is None or (self._waiting.dtype, self._waiting.device) != (rows.dtype, rows.device):
+        waiting = self._waiting
+        if waiting is None or (waiting.dtype, waiting.device) != (rows.dtype, rows.device):
             self._add_waiting()
-            self._waiting = rows.new_empty(TOGETHER, self.width)
-        self._waiting[self._waiting_count : self._waiting_count + len(rows)] = rows
+            self._waiting = waiting = rows.new_empty(TOGETHER, self.width)
+        elif self._waiting_count + len(rows) > TOGETHER:
+            self._add_waiting()
+        waiting[self._waiting_count : self._waiting_count + len(rows)] = rows
         self._waiting_count += len(rows)
 
     @torch.no_grad()

@@ -91,8 +91,9 @@ def _closed_directions(second_moment: Tensor, closes: Closes) -> tuple[Tensor, T
     seen = torch.where(values > noise, values, 0.0)
     if (energy := closes.get("energy")) is not None:
         return vectors, _carrying(seen, energy)
-    few = round((closes["directions"] or 0.0) * len(seen))
-    leading = torch.arange(len(seen), device=seen.device) >= len(seen) - few
+    share = closes["directions"]
+    assert share is not None, "checked above"
+    leading = torch.arange(len(seen), device=seen.device) >= len(seen) - round(share * len(seen))
     return vectors, (leading & (seen > 0)).to(seen.dtype)
 
 

@@ -17,6 +17,8 @@ from aegis_policy.network.backbone import Backbone
 from aegis_policy.network.prompt import encode_prompts
 from aegis_policy.vqa import VQASample
 
+IGNORED = -100  # torch's label for "no loss here"
+
 
 class CoTraining:
     """VQA samples for every step.
@@ -56,10 +58,10 @@ class CoTraining:
         answer, counts = answer_tokens(self._processor, [s.answers[0] for s in samples], end=end)
         inputs = say_behind(inputs, answer, counts, token_type=backbone.answer_type)
         inputs = {key: value.to(device) for key, value in inputs.items()}
-        answer, counts = answer.to(device), counts.to(device)
         logits = answer_logits(backbone, inputs, answer.shape[1])
-        total = F.cross_entropy(logits[counts], answer[counts], reduction="sum")
-        return over * (total / average_over_ranks(counts.sum().to(total.dtype)))
+        targets = answer.masked_fill(~counts, IGNORED).to(device)  # to index by a mask would wait for the device
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return over * (total / average_over_ranks(counts.sum().to(device=device, dtype=total.dtype)))
 
     def _draw(self, count: int, step: int, micro_batch: int) -> np.ndarray:
         """This rank's part of what one process would draw for all of them; ranks share where samples are too few."""

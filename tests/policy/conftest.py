@@ -9,6 +9,7 @@ from PIL import Image
 
 import aegis_policy.modeling_aegis_vla as modeling
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge.references.answers import LONGEST
 from aegis_policy.knowledge.sources import build_anchor
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 from aegis_policy.network.backbone import NANO, Backbone
@@ -91,6 +92,20 @@ def make_batch(policy: AegisVLAPolicy, batch: int = 3, *, seed: int = 0, trainin
         stats["observation.state"] = {"mean": torch.zeros(width), "std": torch.ones(width)}
     preprocessor, _ = make_pre_post_processors(config, dataset_stats=stats)
     return preprocessor(raw)
+
+
+@torch.no_grad()
+def say(vlm: Any, prompt: dict, only: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `vlm` says, (A,), or is made to say; and the log-probabilities that it had at each token, (A, V)."""
+    start = prompt["input_ids"].shape[1]
+    options = {"max_new_tokens": LONGEST, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    if only is not None:
+        options |= {
+            "max_new_tokens": len(only),
+            "prefix_allowed_tokens_fn": lambda _, ids: [int(only[len(ids) - start])],
+        }
+    said = vlm.generate(**prompt, **options)
+    return said.sequences[0, start:], torch.cat(said.logits).log_softmax(-1)
 
 
 def train(policy: AegisVLAPolicy, steps: int, *, batch: int = 3) -> list[float]:

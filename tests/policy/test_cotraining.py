@@ -8,7 +8,7 @@ import torch
 from aegis_policy.knowledge.answer_tokens import answer_tokens, ends_of_answer
 from aegis_policy.knowledge.cotraining import CoTraining
 from aegis_policy.network.prompt import encode_prompts
-from tests.policy.conftest import make_batch, make_samples, train
+from tests.policy.conftest import make_batch, make_samples, say, train
 from tests.policy.tiny_backbones import DIFFERENT, FAMILIES
 
 
@@ -42,23 +42,10 @@ def test_the_loss_is_that_of_each_question_and_answer_alone(make_policy, family)
     for sample in samples:
         prompt = encode_prompts(processor, [sample.images], [sample.question])
         said, _ = answer_tokens(processor, sample.answers, end=ends_of_answer(policy.backbone, processor)[0])
-        losses.append(made_to_say(policy.backbone.vlm, prompt, said[0]))
+        again, log_probabilities = say(policy.backbone.vlm, prompt, only=said[0])
+        assert torch.equal(again, said[0])
+        losses.append(-log_probabilities.gather(1, again[:, None]))
     torch.testing.assert_close(together, torch.cat(losses).mean(), rtol=1e-3, atol=1e-5)
-
-
-@torch.no_grad()
-def made_to_say(vlm, prompt, tokens: torch.Tensor) -> torch.Tensor:
-    """- log p of each token of an answer, (A,), as the VLM's own `generate` has them."""
-    start = prompt["input_ids"].shape[1]
-    told = vlm.generate(
-        **prompt,
-        max_new_tokens=len(tokens),
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-        prefix_allowed_tokens_fn=lambda _, ids: [int(tokens[len(ids) - start])],
-    )
-    return torch.nn.functional.cross_entropy(torch.cat(told.logits).float(), tokens, reduction="none")
 
 
 @pytest.mark.parametrize("family", DIFFERENT)

@@ -7,10 +7,9 @@ import torch
 
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.reference import REFERENCES, Seen
-from aegis_policy.knowledge.references.answers import LONGEST
 from aegis_policy.network.prompt import encode_prompts, to_uint8
 from aegis_policy.processor_aegis_vla import vlm_inputs
-from tests.policy.conftest import make_batch, train
+from tests.policy.conftest import make_batch, say, train
 from tests.policy.tiny_backbones import DIFFERENT
 
 OF_THE_TEACHER = ("batch_moments", "kind_moments", "features", "answers", "weights")  # zero for the untouched backbone
@@ -101,27 +100,13 @@ def test_all_of_an_answer_counts(make_policy, family):
     for i, question in enumerate(policy.config.reference_questions):
         views = [[to_uint8(batch[key])[i] for key in policy.config.image_features]]
         prompt = encode_prompts(policy.vlm.processor, views, [question])
-        said, before = generated(untouched, prompt)
-        again, now = generated(policy.backbone.vlm, prompt, only=said)
+        said, before = say(untouched, prompt)
+        again, now = say(policy.backbone.vlm, prompt, only=said)
         assert torch.equal(again, said)
         divergences.append((before.exp() * (before - now)).sum(-1))
     found_alone = torch.cat(divergences)
     assert len(found_alone) > 2  # more than a token each
     torch.testing.assert_close(found, found_alone.mean(), rtol=1e-3, atol=1e-6)
-
-
-@torch.no_grad()
-def generated(vlm, prompt, only: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `vlm` says, (A,), or is made to say; and the log-probabilities that it had at each token, (A, V)."""
-    start = prompt["input_ids"].shape[1]
-    options = {"max_new_tokens": LONGEST, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-    if only is not None:
-        options |= {
-            "max_new_tokens": len(only),
-            "prefix_allowed_tokens_fn": lambda _, ids: [int(only[len(ids) - start])],
-        }
-    said = vlm.generate(**prompt, **options)
-    return said.sequences[0, start:], torch.cat(said.logits).log_softmax(-1)
 
 
 @pytest.mark.parametrize("reference", ["features", "answers", "batch_moments"])
