@@ -20,7 +20,7 @@ from aegis_policy.answering import load_vlm
 from aegis_policy.knowledge.sources import load_anchor, shipped_anchor
 from aegis_policy.network.backbone import Backbone, resolve_backbone
 
-QUESTIONS = 200  # a family
+QUESTIONS = 100  # a family
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ def test_objects_keep_the_colours_that_instructions_name():
 def test_everything_stays_in_view_and_the_leftmost_stays_leftmost():
     env = TabletopEnv("all", cameras=(), phrasings="all", objects=5, randomize="camera")
     compared = 0
-    for seed in range(300):
+    for seed in range(120):
         env.reset(seed=seed)
         simulation = env.simulation
         columns = []
@@ -185,7 +185,7 @@ def test_everything_stays_in_view_and_the_leftmost_stays_leftmost():
             if word in env.task_description:
                 compared += 1
                 assert first(columns) == columns[0], (seed, env.task_description)
-    assert compared > 10
+    assert compared > 4
 
 
 def test_a_servo_hears_a_target_after_its_latency():

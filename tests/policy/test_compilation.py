@@ -14,6 +14,8 @@ from tests.policy.test_adapters import adapted
 
 pytestmark = pytest.mark.slow
 
+ONE_LAYER = {"num_vlm_layers": 1}  # takes half as long to compile
+
 
 @pytest.fixture(autouse=True)
 def _forget_what_others_compiled():
@@ -37,7 +39,7 @@ def start(make_policy, **options):
     return make_policy(optimizer_lr=1e-3, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"projection": "update", "reference_every": 2}])
+@pytest.mark.parametrize("options", [{}, {"projection": "update", "reference_every": 2, **ONE_LAYER}])
 def test_losses_projections_and_what_is_learned_are_the_same(make_policy, options):
     losses, learned, reports, chunk = run(start(make_policy, **options))
     policy = start(make_policy, **options)
@@ -50,7 +52,7 @@ def test_losses_projections_and_what_is_learned_are_the_same(make_policy, option
 def test_the_anchor_gradient_survives_a_compiled_expert_that_has_acted_before(make_policy):
     found = []
     for backend in (None, "aot_eager"):
-        policy = start(make_policy, projection="gradient")
+        policy = start(make_policy, projection="gradient", **ONE_LAYER)
         if backend:
             policy.expert.compile(backend=backend)
         policy.predict_action_chunk(make_batch(policy, training=False))
@@ -66,7 +68,7 @@ def test_the_anchor_gradient_survives_a_compiled_expert_that_has_acted_before(ma
 
 
 def test_it_is_one_graph_whatever_the_length_of_the_instruction(make_policy):
-    policy = start(make_policy, knowledge="none")
+    policy = start(make_policy, knowledge="none", **ONE_LAYER)
     policy.expert.compile(backend="aot_eager", fullgraph=True)
     torch._dynamo.utils.counters.clear()
     optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
@@ -79,7 +81,7 @@ def test_it_is_one_graph_whatever_the_length_of_the_instruction(make_policy):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles C++ on a CPU")
 def test_the_option_compiles_with_inductor_and_changes_actions_by_rounding_only(make_policy, tmp_path):
-    policy = start(make_policy, num_inference_steps=2)
+    policy = start(make_policy, num_inference_steps=2, **ONE_LAYER)
     batch, noise = make_batch(policy, training=False), torch.randn(3, 5, 4)
     chunk = policy.predict_action_chunk(batch, noise)
     policy.config.compile_model = True
