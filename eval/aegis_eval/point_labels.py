@@ -1,4 +1,4 @@
-"""Names beside points, where they cover each other least: twenty arms need no legend.
+"""Names beside points, where they cover each other least: a dozen arms need no legend.
 
 Each label tries places around its point, near ones first, and takes the first with the least overlap with the points
 and the labels already there. All in pixels of the drawn figure.

@@ -1,12 +1,14 @@
 """What is kept against success: the figure that a comparison is made for."""
 
-from collections.abc import Sequence
-from math import inf
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from aegis_eval.bootstrap import Estimate
@@ -16,9 +18,12 @@ from aegis_eval.results import Comparison, Row
 from aegis_eval.scoring import ALL
 from aegis_eval.tables import probes_of, sets_of
 
+_NAMED = 12  # points of a panel whose names fit beside them; more are numbered, with the names below
+_KEY_ROW = 0.19  # inches
 _MARGIN = 0.05  # of the range, around the points of the trade-off
 _KNEE = 0.005  # share lost up to which the trade-off's scale is about linear: beyond, it is logarithmic in what is lost
 _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0, 1.01, 1.02, 1.05, 1.1)
+type _Point = tuple[Row, Estimate, Estimate]  # an arm at a rate, what it keeps, how it acts
 
 
 def tradeoffs(comparison: Comparison) -> list[Plot]:
@@ -49,9 +54,15 @@ def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
         return None
     rates = sorted({row.lr for row, _, _ in shown})
     front = pareto_front([(knows.value, acts.value) for _, knows, acts in shown])
+    numbered = max(Counter(row.lr for row, _, _ in shown).values()) > _NAMED
     with style():
         panels = len(rates)
-        figure = Figure(figsize=(WIDTH * min(panels, 2), HEIGHT if panels == 1 else 1.3 * HEIGHT), layout="constrained")
+        columns = 2 * min(panels, 2)
+        arms = {comparison.place(row): row.arm.label for row, _, _ in shown}
+        height = (HEIGHT if panels == 1 else 1.3 * HEIGHT) + (_KEY_ROW * ceil(len(arms) / columns) if numbered else 0)
+        figure = Figure(figsize=(WIDTH * min(panels, 2), height), layout="constrained")
+        if numbered:
+            _key(figure, arms, columns)
         grid = list(figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False).flat)
         _limits(grid[0], shown, comparison.study.rollouts.chance)
         for axes, lr in zip(grid, rates, strict=True):
@@ -64,25 +75,8 @@ def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
             if panels > 1:
                 axes.set_title(f"learning rate {lr:g}")
         grid[0].set_ylabel(f"acts: success, {name}")
-        for axes, lr in zip(grid, rates, strict=True):
-            label_points(
-                figure,
-                axes,
-                [
-                    (knows.value, acts.value, row.arm.label, arm_colour(comparison.place(row)))
-                    for row, knows, acts in shown
-                    if row.lr == lr
-                ],
-                bars=[
-                    bar
-                    for row, knows, acts in shown
-                    if row.lr == lr
-                    for bar in (
-                        (knows.low, acts.value, knows.high, acts.value),
-                        (knows.value, acts.low, knows.value, acts.high),
-                    )
-                ],
-            )
+        for axes, lr in zip(grid, rates, strict=True):  # when all is drawn, for then nothing moves any more
+            _label(figure, axes, comparison, [one for one in shown if one[0].lr == lr], numbered=numbered)
         several = " of all learning rates" if panels > 1 else ""
         caption = (
             f"Instructions {name.replace('_', ' ')}: what is kept against success; up and to the right is better. Bars "
@@ -92,7 +86,7 @@ def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
         return Plot(to_svg(figure, f"tradeoff-{name}"), caption, wide=panels > 1)
 
 
-def _limits(axes: Axes, shown: Sequence[tuple[Row, Estimate, Estimate]], chance: float | None) -> None:
+def _limits(axes: Axes, shown: Sequence[_Point], chance: float | None) -> None:
     """The range of the points and of what they are measured against, not of zero to one: arms lie close together."""
     across = [1.0, *(value for _, knows, _ in shown for value in (knows.low, knows.high))]
     up = [*([chance] if chance is not None else []), *(v for _, _, acts in shown for v in (acts.low, acts.high))]
@@ -116,6 +110,27 @@ def stretched(kept: Any) -> Any:
 def unstretched(place: Any) -> Any:
     """The share kept that lies there."""
     return 1.0 + _KNEE * np.sinh(place)
+
+
+def _label(figure: Figure, axes: Axes, comparison: Comparison, shown: Sequence[_Point], *, numbered: bool) -> None:
+    """Names or numbers beside the points of one panel."""
+    labels, bars = [], []
+    for row, knows, acts in shown:
+        place = comparison.place(row)
+        text = str(place + 1) if numbered else row.arm.label
+        labels.append((knows.value, acts.value, text, arm_colour(place)))
+        bars.append((knows.low, acts.value, knows.high, acts.value))
+        bars.append((knows.value, acts.low, knows.value, acts.high))
+    label_points(figure, axes, labels, bars=bars)
+
+
+def _key(figure: Figure, arms: Mapping[int, str], columns: int) -> None:
+    """Number, mark and name of each arm, below the panels."""
+    handles = [
+        Line2D([], [], color=arm_colour(place), marker=arm_marker(place), linestyle="", label=f"{place + 1}  {label}")
+        for place, label in sorted(arms.items())
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5, handletextpad=0.3)
 
 
 def _references(axes: Axes, chance: float | None) -> None:

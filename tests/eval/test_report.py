@@ -156,6 +156,18 @@ def test_there_is_a_trade_off_for_each_set_and_a_panel_for_each_rate(comparison,
     assert [plot.wide for plot in tradeoffs(single)] == [False, False]
 
 
+def test_many_arms_are_numbered_and_named_below():
+    few, many = ([f"arm{i}" for i in range(count)] for count in (12, 13))
+    named, numbered = (tradeoffs(made_up_comparison(arms=arms, seeds=(1000,)))[0].svg for arms in (few, many))
+    texts = [re.findall(r"<text[^>]*>([^<]+)</text>", svg) for svg in (named, numbered)]
+    assert all(texts[0].count(arm.capitalize()) == 2 for arm in few)  # in each panel
+    for place, arm in enumerate(many, start=1):
+        assert texts[1].count(str(place)) == 2
+        assert [text.split() for text in texts[1] if arm.capitalize() in text.split()] == [
+            [str(place), arm.capitalize()]
+        ]
+
+
 def test_the_scale_of_what_is_kept_tells_small_losses_apart_and_has_room_for_gains():
     kept = np.array([0.0, 0.9, 0.99, 0.999, 1.0, 1.02])
     places = stretched(kept)
