@@ -171,8 +171,6 @@ class SecondMoment:
         rows = unmasked_rows(x, mask, first=first, every=self.every).to(at_least_float32(x.dtype))  # (N, in)
         if rows.shape[0] == 0:
             return
-        if self.unit:
-            rows = normalize(rows, dim=1)
         self.count += rows.shape[0]
         if rows.shape[0] > TOGETHER // 2:
             self._add(rows)
@@ -239,6 +237,8 @@ class SecondMoment:
             self._waiting_count = 0
 
     def _add(self, rows: Tensor) -> None:
+        if self.unit:
+            rows = normalize(rows, dim=1)
         self._begin(rows.device)
         with full_precision_matmul(rows.device.type):
             for i, kept in zip(range(0, self.width, BLOCK), self._sum, strict=True):
