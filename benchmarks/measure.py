@@ -133,12 +133,17 @@ def milliseconds(times: Sequence[float]) -> str:
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of a module returns in a process that does nothing else; it has the imports and no data."""
+    with ProcessPoolExecutor(1, mp_context=own_processes()) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def own_processes() -> Any:
+    """Where such processes come from."""
     can_fork = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
     if can_fork:
         context.set_forkserver_preload(PRELOADED)
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+    return context
 
 
 def reset_peak(device: str) -> None:

@@ -99,12 +99,13 @@ class Training:
         self.policy.train()
         self.optimizer = config.get_optimizer_preset().build(self.policy.get_optim_params())
         self.batch = make_batch(config, options.batch, shape=shape)
+        self._learner = self.policy  # what a subclass puts around it averages over ranks
         self._clip = config.optimizer_grad_clip_norm
         self._options = options
 
     def step(self) -> None:
         with autocast(self._options):
-            loss, _ = self.policy.forward(self.batch)
+            loss, _ = self._learner(self.batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self._clip)
         self.optimizer.step()

@@ -24,6 +24,7 @@ RUNS = {
     "inference": ["--size=tiny", "--batches=1"],
     "subspace": ["--shape=tiny-smolvlm2"],
     "subspace arithmetic": ["--arithmetic"],
+    "ranks": [*TINY, "--arms=naive,subspace_97_features", "--chunk=2"],
     "reading": ["--episodes=1", "--chunks=1,2", "--image-size=32"],
 }
 
