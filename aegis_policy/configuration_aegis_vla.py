@@ -1,6 +1,6 @@
 """Configuration of `aegis_vla`: what the policy is, what it must not forget, how it is trained."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
@@ -9,7 +9,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from aegis_policy.aegis import SUBSPACES
 from aegis_policy.configuration_rules import check_features, check_options
-from aegis_policy.knowledge.recipe import Recipe, recipe_of
+from aegis_policy.knowledge.recipe import Recipe, fill_in, recipe_of
 from aegis_policy.knowledge.reference import ANCHORED
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
 from aegis_policy.pretrained.take_over import take_over
@@ -58,7 +58,8 @@ class AegisVLAConfig(PreTrainedConfig):
     # rebuilds without it.
     backbone_config: dict[str, Any] | None = None
     # "float32", or "bfloat16" or "float16" for autocast around float32 weights while training; lerobot-train scales the
-    # loss under float16, which needs a GPU. Acting, probing and building an anchor stay in float32.
+    # loss under float16, which needs a GPU. Probing and building an anchor stay in float32, and so does acting where
+    # the caller does not autocast: lerobot-train does while it evaluates, lerobot-eval under --policy.use_amp.
     dtype: str = "float32"
     # Whether transformer layers of VLM and expert are computed again in the backward pass, in place of keeping what
     # they computed: less memory, a forward pass more for each backward pass.
@@ -138,6 +139,9 @@ class AegisVLAConfig(PreTrainedConfig):
     # Steps between two looks at it. In between, a projection goes on with the gradient it had; a penalty is left out,
     # and weighs so many times more when it comes.
     reference_every: int | None = None
+    # Which of these were left out and which recipe they then got: filled in, for a checkpoint whose training goes on
+    # under other options.
+    recipe_record: dict[str, Any] | None = None
     # What reference "answers" asks about the robot's images.
     reference_questions: tuple[str, ...] = GENERIC_QUESTIONS
     # Samples weigh exp(-loss / temperature): those that ask for large changes count less (ConSFT). None: all the same.
@@ -188,8 +192,7 @@ class AegisVLAConfig(PreTrainedConfig):
         super().__post_init__()
         if self.init_from and self.backbone_config is None:  # else a policy has been built from it already
             take_over(self)
-        for name, value in asdict(self.recipe).items():  # what is saved says what was done
-            setattr(self, name, value)
+        fill_in(self)
         check_options(self)
 
     @property

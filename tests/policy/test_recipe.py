@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge import recipe
 from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
 from tests.policy.conftest import train
 
@@ -39,6 +40,36 @@ def test_a_saved_configuration_says_what_was_done(tmp_path, form):
     assert (loaded.epsilon, loaded.directions) == (expected["epsilon"], expected["directions"])
     assert (loaded.reference, loaded.penalty_weight) == ("features", 1.0)
     assert loaded.recipe == replace(RECOMMENDED, energy=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "anew"),
+    [
+        ({}, {"knowledge": "none"}),
+        ({}, {"knowledge": "frozen"}),
+        ({}, {"projection": "gradient"}),
+        ({}, {"penalty_weight": 0.0}),
+        ({}, {"energy": 0.9}),
+        ({"knowledge": "none"}, {"knowledge": "aegis"}),
+        ({"penalty_weight": 0.0}, {"penalty_weight": 0.5}),
+        ({"epsilon": 0.1}, {"epsilon": None}),
+        ({"projection": "update", "reference_every": 2}, {"reference": "features"}),
+    ],
+)
+def test_options_given_anew_with_a_checkpoint_mean_what_they_mean_without(tmp_path, given, anew):
+    AegisVLAConfig(**given).save_pretrained(tmp_path)
+    options = [f"--{name}={'null' if value is None else value}" for name, value in anew.items()]
+    loaded = AegisVLAConfig.from_pretrained(tmp_path, cli_overrides=options)
+    fresh = AegisVLAConfig(**{**given, **anew})
+    assert loaded.recipe == fresh.recipe
+    assert loaded.recipe_record == fresh.recipe_record
+
+
+def test_a_checkpoint_keeps_its_recipe_when_another_is_recommended(tmp_path, monkeypatch):
+    AegisVLAConfig().save_pretrained(tmp_path)
+    monkeypatch.setattr(recipe, "RECOMMENDED", replace(RECOMMENDED, energy=0.5))
+    assert AegisVLAConfig().energy == 0.5
+    assert AegisVLAConfig.from_pretrained(tmp_path, cli_overrides=["--optimizer_lr=1e-4"]).energy == RECOMMENDED.energy
 
 
 @pytest.mark.parametrize("closes", [{"energy": RECOMMENDED.energy}, {"directions": 0.3}])
