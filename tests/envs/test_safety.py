@@ -20,6 +20,7 @@ from aegis_envs.safety.watchdog import Watchdog
 from aegis_envs.safety.workspace import Box, OutsideWorkspaceError, Workspace
 from aegis_envs.units import FEATURE_NAMES
 from tests.envs.clock import Clock
+from tests.envs.otherarm import OtherArmConfig
 
 REACHING = (0.0, 10.0, -10.0, 70.0, 0.0, 10.0)  # out over the table
 ROOM = Box((-0.5, -0.5, 0.0), (0.5, 0.5, 0.5))
@@ -289,6 +290,16 @@ def test_a_watchdog_around_a_robot_that_it_could_not_stop_is_refused(tmp_path) -
     make_robot_from_config(AegisGuardedConfig(robot=rover, calibration_dir=tmp_path))
     with pytest.raises(ValueError, match="linear_velocity"):
         make_robot_from_config(AegisGuardedConfig(robot=rover, calibration_dir=tmp_path, watchdog_ms=100))
+
+
+def test_an_arm_whose_motors_only_have_the_so101s_names_is_not_taken_for_one(tmp_path) -> None:
+    other = {"type": OtherArmConfig().type, "cameras": "", "calibration_dir": str(tmp_path)}
+    guard = make_robot_from_config(AegisGuardedConfig(robot=other, calibration_dir=tmp_path))
+    assert set(guard.robot.action_features) == set(so101_limits())
+    assert guard._limits == {}
+    with pytest.raises(ValueError, match=r"the robot is other_arm.*joint_limits"):
+        room = [[0, -0.2, 0], [0.4, 0.2, 0.4]]
+        make_robot_from_config(AegisGuardedConfig(robot=other, calibration_dir=tmp_path, workspace=room))
 
 
 def test_a_target_that_is_not_finite_is_refused_and_nothing_is_sent(make_guarded) -> None:

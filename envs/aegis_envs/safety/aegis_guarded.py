@@ -20,6 +20,8 @@ from aegis_envs.safety.watchdog import Watchdog
 from aegis_envs.safety.workspace import Workspace, box_of
 from aegis_envs.units import FEATURE_NAMES
 
+# Robots with the SO-101's servos and links; others, such as Koch's, have motors of the same names.
+SO101_TYPES = ("so101_follower", "so100_follower", "aegis_so101_sim")
 _SAME = 1e-6  # units
 _BETWEEN_WARNINGS = 1.0  # seconds
 logger = logging.getLogger(__name__)
@@ -45,14 +47,17 @@ class AegisGuarded(Robot):
         self.robot = make_robot_from_config(inner)
         self.name = self.robot_type = self.robot.name  # what a recorded dataset says it was made with
         features = tuple(name for name in self.robot.action_features if name.endswith(".pos"))
-        is_so101 = features == FEATURE_NAMES
+        is_so101 = inner.type in SO101_TYPES and features == FEATURE_NAMES
         in_degrees = getattr(inner, "use_degrees", True)
         self._limits = so101_limits() if is_so101 and in_degrees else {}
         self._limits |= checked_limits(config.joint_limits, features)
         self._workspace: Workspace | None = None
         if config.workspace is not None:
             if not is_so101:
-                raise ValueError(f"A workspace is known for the SO-101's joints {FEATURE_NAMES}; these are {features}.")
+                raise ValueError(
+                    f"A workspace is found from the SO-101's links, {', '.join(SO101_TYPES)}; the robot is "
+                    f"{inner.type}. Leave --robot.workspace out, and limit its joints with --robot.joint_limits."
+                )
             self._workspace = Workspace(box_of(config.workspace))
         others = [name for name in self.robot.action_features if not name.endswith(".pos")]
         if config.watchdog_ms is not None and others:
