@@ -81,8 +81,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": control_hz}
         self.tasks = parse_tasks(task)
-        if phrasings == "questions" and not all(t.templates.questions for t in self.tasks):
-            raise ValueError(f"phrasings=questions are answered by touching: use them with task touch, not {task!r}.")
+        check_phrasings(phrasings, self.tasks)
         self.cameras = tuple(cameras)
         self.has_joints = obs_type == "pixels_agent_pos"
         self.image_size = image_size
@@ -197,6 +196,15 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
 
     def _info(self, verdict: Verdict) -> dict[str, Any]:
         return {"is_success": verdict is Verdict.SUCCESS, "verdict": verdict.value, "task": self.task}
+
+
+def check_phrasings(phrasings: str, tasks: Sequence[Task]) -> None:
+    """Raises a ValueError where a task cannot be put as a question."""
+    others = [task.name for task in tasks if not task.templates.questions]
+    if phrasings == "questions" and others:
+        raise ValueError(
+            f"phrasings=questions are answered by touching: use them with task touch, not {', '.join(others)}."
+        )
 
 
 def check_options(

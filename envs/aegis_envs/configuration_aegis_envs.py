@@ -57,10 +57,10 @@ class AegisTabletopEnv(EnvConfig):
             ValueError: If an option is none of its valid choices.
         """
         choose_gl_backend()
-        from aegis_envs.base import check_options
+        from aegis_envs.base import check_options, check_phrasings
         from aegis_envs.tasks import parse_tasks
 
-        parse_tasks(self.task or "")
+        check_phrasings(self.phrasings, parse_tasks(self.task or ""))
         check_options(max_steps=self.episode_length, control_hz=self.fps, **self._shared_options)
         shape = (self.image_size, self.image_size, 3)
         for camera in self.camera_names:

@@ -107,5 +107,7 @@ def test_worker_processes_play_the_same_episodes_as_this_one() -> None:
 def test_a_bad_option_is_refused_before_anything_is_made() -> None:
     with pytest.raises(ValueError, match="touch, push_to, lift, place"):
         AegisTabletopEnv(task="fly")
+    with pytest.raises(ValueError, match="task touch, not lift"):
+        AegisTabletopEnv(task="touch,lift", phrasings="questions")
     with pytest.raises(ValueError, match="10 or 20"):
         AegisTabletopEnv(fps=30)

@@ -56,10 +56,10 @@ class AegisSO101SimConfig(RobotConfig):
         """
         # LeRobot's own check is of cameras that are devices; these are views of the scene.
         choose_gl_backend()
-        from aegis_envs.base import CONTROL_HZ, check_options
+        from aegis_envs.base import CONTROL_HZ, check_options, check_phrasings
         from aegis_envs.tasks import parse_tasks
 
-        parse_tasks(self.task)
+        check_phrasings(self.phrasings, parse_tasks(self.task))
         check_options(
             cameras=self.camera_names, image_size=self.image_size, kinds=self.kinds, phrasings=self.phrasings,
             objects=self.objects, randomize=self.randomize, obs_type="pixels_agent_pos", max_steps=None,
