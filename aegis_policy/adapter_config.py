@@ -73,8 +73,19 @@ def accept_adapters(config: AegisVLAConfig, peft_config: Any, *, state: Sequence
         state: Modules of the policy that a resumed training needs.
 
     Raises:
-        ValueError: If nothing can protect these adapters, or the reference has no meaning for them.
+        ValueError: If nothing can protect or train these adapters, the reference has no meaning for them, or a new
+            expert would stay as it was drawn.
     """
+    if config.knowledge == "frozen" or (config.knowledge == "stop_gradient" and not config.cotraining_share):
+        raise ValueError(
+            f"--peft.* adapts the backbone, and under knowledge={config.knowledge} the action loss does not reach it: "
+            "its adapters would stay at zero. Leave --peft.* out, or give --policy.knowledge=aegis or none."
+        )
+    if not config.pretrained_path and "expert" not in (peft_config.modules_to_save or []):
+        raise ValueError(
+            "A new action expert begins with random weights and is trained and saved whole: got "
+            f"--peft.full_training_modules={peft_config.modules_to_save}. Add expert to it, or leave it out."
+        )
     if config.knowledge == "aegis":
         check_adapters(peft_config, projection=config.recipe.projection)
     if config.recipe.reference == "weights":

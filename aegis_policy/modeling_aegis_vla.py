@@ -366,7 +366,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "AegisVLAPolicy":
         """Loads a checkpoint with its anchor; no other file is needed."""
         if str(pretrained_name_or_path) == FROM_BACKBONE:
-            return cls(kwargs["config"], adapters_follow=True)
+            return cls(kwargs["config"], adapters_follow=True, dataset_meta=kwargs.get("dataset_meta"))
         return super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
 
     @classmethod

@@ -242,9 +242,15 @@ def test_dora_answers_closed_inputs_with_the_old_response_times_m_over_n_so_a_su
         ({}, {"method_type": "IA3", "r": None, "lora_alpha": None}, "another form"),
         ({"use_dora": True}, {"method_type": "IA3", "r": None, "lora_alpha": None}, "use_dora makes a DoRA of LoRA"),
         ({"reference": "weights", "projection": "gradient"}, {}, "do not move"),
+        ({"knowledge": "frozen"}, {}, "its adapters would stay at zero"),
+        ({"knowledge": "stop_gradient"}, {}, "its adapters would stay at zero"),
+        ({}, {"full_training_modules": ["action_in"]}, "Add expert to it"),
+        ({"knowledge": "none"}, {"full_training_modules": []}, "Add expert to it"),
     ],
 )
-def test_adapters_that_cannot_be_protected_are_refused_before_anything_is_wrapped(make_policy, options, peft, message):
+def test_adapters_that_cannot_be_protected_or_learn_are_refused_before_anything_is_wrapped(
+    make_policy, options, peft, message
+):
     with pytest.raises(ValueError, match=message):
         adapted(make_policy, peft=peft, **options)
 

@@ -94,6 +94,19 @@ def test_the_same_joints_in_another_order_are_refused(trained, tmp_path):
         _fine_tune(trained, record(tmp_path / "order", cameras=SMALL, names=NAMES[::-1]))
 
 
+def test_adapters_that_go_on_learning_meet_their_data_too(tiny_folder, tmp_path):
+    data = record(tmp_path / "data", cameras=SMALL)
+    config = AegisVLAConfig(
+        backbone=str(tiny_folder["paligemma2"]), device="cpu", chunk_size=4, n_action_steps=2, push_to_hub=False
+    )
+    policy = make_policy(config, ds_meta=data.meta).wrap_with_peft(peft_cli_overrides={"method_type": "LORA"})
+    policy.save_pretrained(tmp_path / "adapters")
+    policy.config.save_pretrained(tmp_path / "adapters")
+    assert _fine_tune(tmp_path / "adapters", data).config.demonstrated_fps == 30
+    with pytest.raises(ValueError, match=r"another order.*Reorder"):
+        _fine_tune(tmp_path / "adapters", record(tmp_path / "order", cameras=SMALL, names=NAMES[::-1]))
+
+
 def test_a_depth_camera_is_refused_with_what_chooses_cameras():
     config = AegisVLAConfig()
     config.input_features = {
