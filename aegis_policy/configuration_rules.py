@@ -93,6 +93,8 @@ def check_features(config: "AegisVLAConfig") -> None:
 
 
 def _check_network(config: "AegisVLAConfig") -> None:
+    if config.n_obs_steps != 1:
+        raise ValueError(f"aegis_vla looks at the present alone: got n_obs_steps={config.n_obs_steps}. Leave it at 1.")
     if not 1 <= config.n_action_steps <= config.chunk_size:
         raise ValueError(
             f"n_action_steps must lie between 1 and chunk_size: got {config.n_action_steps} of a chunk of "

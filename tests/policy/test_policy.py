@@ -112,6 +112,8 @@ def test_bad_options_are_refused_with_the_choices(make_policy):
             make_policy(**two)
     with pytest.raises(ValueError, match="directions is a share"):
         make_policy(directions=30)
+    with pytest.raises(ValueError, match="n_obs_steps"):
+        make_policy(n_obs_steps=2)
     with pytest.raises(ValueError, match="n_action_steps"):
         make_policy(chunk_size=4, n_action_steps=5)
 
