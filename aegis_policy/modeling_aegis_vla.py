@@ -210,7 +210,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
             names.append("penalty_scale")
         if distances is not None:
             values += [distances.detach().sum(), *distances.detach()]
-        mean, *numbers = torch.stack(values).tolist()  # one synchronisation a step
+        mean, *numbers = torch.stack(values).tolist()  # all at once, for each waits for the device
         metrics = {"flow_loss": mean, **dict(zip(names, numbers, strict=False))}
         if distances is not None:
             total, *self._layer_distances = numbers[len(names) :]
@@ -331,9 +331,10 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
 
     # --- anchor and checkpoints ----------------------------------------------------------------------------------
 
-    def _find_anchor(self) -> GaussianAnchor | None:
-        # An anchor is that of the backbone alone, so one that adapters have got into is loaded once more.
-        return find_anchor(self.config, lambda: load_backbone(self.config) if self._adapted else self.backbone)
+    def _find_anchor(self, *, trained: bool = False) -> GaussianAnchor | None:
+        # An anchor is that of the pre-trained backbone alone: one that has learned or got adapters is loaded once more.
+        again = trained or self._adapted
+        return find_anchor(self.config, lambda: load_backbone(self.config) if again else self.backbone)
 
     def _set_anchor(self, anchor: GaussianAnchor | None) -> None:
         device = self.progress.noise_seed.device
@@ -378,8 +379,8 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
                 spec = json.loads(bytes(checkpoint.get_tensor(_SPEC).tolist()))
                 model._set_anchor(GaussianAnchor.from_spec(spec))
         model = super()._load_as_safetensor(model, model_file, map_location, strict)
-        if model.anchor is None:
-            model._set_anchor(model._find_anchor())
+        if model.anchor is None and model.config.needs_anchor:
+            model._set_anchor(model._find_anchor(trained=True))
         model._make_retention()
         return model
 

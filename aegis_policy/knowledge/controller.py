@@ -1,6 +1,6 @@
 """Keeps a reference's distance below a bound by adapting the weight of its penalty, instead of fixing that weight.
 
-    log s  <-  log s + gain * clip(distance / bound - 1, -1, 1)        once a training step, s = 1 at the start
+    log s  <-  log s + gain * clip(distance / bound - 1, -1, 1)        at each look at the reference, s = 1 at the start
 
 While the distance is above the bound the penalty grows, below it fades: what the bound allows is free, what exceeds it
 is pushed back however strongly the task pulls. That is gradient ascent on the logarithm of the constraint's multiplier
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-# A distance of twice the bound or more multiplies the penalty by e in 50 steps.
+# A distance of twice the bound or more multiplies the penalty by e in 50 looks.
 GAIN = 0.02
 # The scale stays within a factor of a thousand of where it began.
 LIMIT = math.log(1e3)

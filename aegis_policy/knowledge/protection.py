@@ -65,7 +65,7 @@ class Protection:
     def projectors(self) -> dict[str, Projector]:
         """Under a subspace: name of a parameter -> its projector, of these parameters at least."""
         device = next(iter(self.parameters.values())).device
-        return self.anchor.projectors(device=device, **self.closes)
+        return self.anchor.projectors(weights=set(self.parameters), device=device, **self.closes)
 
     def groups(self, options: Callable[[str], dict[str, Any]] = lambda name: {}) -> list[dict[str, Any]]:
         """One parameter group a protected layer, for `AegisAdamW`.

@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from aegis_policy.aegis import AnchorCollector, GaussianAnchor, fingerprint, take_from_first
+from aegis_policy.aegis.precision import accumulation_dtype
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.network.backbone import Backbone, resolve_backbone
 from aegis_policy.network.prompt import encode_prompts, load_processor
@@ -117,6 +118,7 @@ def build_anchor(
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
         token_stride=token_stride or token_stride_of(len(samples)),
+        dtype=accumulation_dtype(device),
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
     with collector, progress, torch.autocast(device.type, enabled=False):

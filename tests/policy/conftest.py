@@ -60,9 +60,9 @@ def make_policy(tiny_folder):
         config = AegisVLAConfig(
             input_features=features,
             output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(4,))},
-            backbone=NANO if family == NANO else str(tiny_folder[family]),
             device="cpu",
-            **{"chunk_size": 5, "n_action_steps": 3, **options},
+            **{"backbone": NANO if family == NANO else str(tiny_folder[family]), "chunk_size": 5, "n_action_steps": 3}
+            | options,
         )
         return modeling.AegisVLAPolicy(config)
 

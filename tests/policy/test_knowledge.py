@@ -1,10 +1,14 @@
 """The guarantee, seen from the policy: what may move, where, and who refuses."""
 
+import shutil
+
 import pytest
 import torch
 
+from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
 from aegis_policy.knowledge.sources import build_anchor
+from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
 from aegis_policy.network.prompt import encode_prompts
 from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, make_samples, train
@@ -112,6 +116,21 @@ def test_an_anchor_of_other_weights_is_refused(make_policy, tmp_path):
     build_anchor(policy.backbone, policy.vlm.processor, make_samples(4)).save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="fingerprint"):
         make_policy(anchor_path=str(tmp_path / "other.safetensors"))
+
+
+def test_an_anchor_that_a_checkpoint_lacks_is_that_of_the_backbone_before_it_was_trained(make_policy, tmp_path):
+    own = make_policy()
+    folder = tmp_path / "backbone"  # without an anchor beside it
+    shutil.copytree(own.config.backbone, folder, ignore=shutil.ignore_patterns("anchor.safetensors"))
+    naive = make_policy(knowledge="none", backbone=str(folder), optimizer_lr=1e-2)
+    assert naive.anchor is None
+    train(naive, 2)
+    naive.save_pretrained(tmp_path / "naive")
+    own.anchor.save(folder / "anchor.safetensors")  # built when the policy had been trained already
+    assert AegisVLAPolicy.from_pretrained(tmp_path / "naive").anchor is None
+    config = AegisVLAConfig.from_pretrained(tmp_path / "naive", cli_overrides=["--knowledge=aegis"])
+    protected = AegisVLAPolicy.from_pretrained(tmp_path / "naive", config=config)
+    assert protected.anchor.fingerprint == own.anchor.fingerprint
 
 
 def test_an_anchor_built_on_start_counts_each_token_the_same_and_a_file_is_taken_as_it_is(make_policy, tmp_path):
