@@ -1,6 +1,6 @@
 """An exponential moving average of the weights that learn (EMA), to act with and to keep.
 
-    average <- d average + (1 - d) weights      after each step t,      d = min(decay, (1 + t) / (10 + t))
+    average <- d average + (1 - d) weights      after each step t,      d = min(decay, t / (9 + t)), 0 after the first
 
 The growing d is that of diffusers' `EMAModel`: a short training is not held back by the weights that it began with. A
 step that the optimizer leaves out (`on_nonfinite="skip"`) is none.
