@@ -123,7 +123,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
             The loss and numbers for the log; those of the projection are of the step before.
 
         Raises:
-            RuntimeError: If the optimizer cannot keep the anchor.
+            RuntimeError: If the optimizer cannot keep the anchor, or `update` was not called after its last step.
             FloatingPointError: In training mode under `on_nonfinite=stop`, if the loss is nan or inf.
         """
         training = self.training and torch.is_grad_enabled()
@@ -239,6 +239,8 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         """Counts the step and asks the monitor's questions when it is time; lerobot-train calls it after each step."""
         self.progress.training_steps.add_(1)
         self._micro_batch = 0
+        if self._protection is not None:
+            self._protection.count_step()
         frequency = self.config.probe_freq
         if frequency and int(self.progress.training_steps) % frequency == 0:
             self._ask()

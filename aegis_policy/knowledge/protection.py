@@ -27,7 +27,8 @@ from aegis_policy.knowledge.trainable import layer_of
 class Protection:
     """The protected layers of one backbone, and the optimizer that keeps them.
 
-    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`, and the anchor gradient that is kept.
+    State: `optimizer`, None until an `AegisAdamW` has been built from `groups`; whether it has taken a step that the
+    policy has not counted; the anchor gradient that is kept.
 
     Args:
         module: Whose parameters they are.
@@ -54,6 +55,7 @@ class Protection:
         self.projection = projection
         self.closes = closes
         self.optimizer: AegisAdamW | None = None
+        self._uncounted = False
         self._last: dict[nn.Parameter, Tensor | None] = {}
         self._last_is_finite: Tensor | bool = False
 
@@ -91,23 +93,40 @@ class Protection:
         """Called by `AegisAdamW` when it takes over the groups."""
         self.optimizer = optimizer
         self._in_place = False
+        self._uncounted = False
+        optimizer.register_step_post_hook(lambda *_: self._note_step())
 
     def require_attached(self) -> None:
         """Refuses to train unprotected.
 
         Raises:
-            RuntimeError: If the optimizer was not built from `groups`, or weights have been replaced since.
+            RuntimeError: If the optimizer was not built from `groups`, weights have been replaced since, or nobody
+                counts its steps.
         """
         if self.optimizer is None:
             raise RuntimeError(
                 "knowledge=aegis keeps the anchor inside the optimizer's step, but no AegisAdamW was built from this "
                 "policy's parameter groups. With lerobot-train leave --use_policy_training_preset at true (and drop "
                 "--optimizer.type). In your own loop: optimizer = policy.config.get_optimizer_preset()"
-                ".build(policy.get_optim_params()). To train unprotected on purpose: --policy.knowledge=none."
+                ".build(policy.get_optim_params()), and policy.update() after each step. To train unprotected on "
+                "purpose: --policy.knowledge=none."
+            )
+        if self._uncounted:
+            raise RuntimeError(
+                "The optimizer has taken a step that the policy was not told of: what comes every few steps, such as "
+                "the recipe's distillation, would never come. Call policy.update() after each optimizer.step(), as "
+                "lerobot-train does."
             )
         if not self._in_place:  # wrapping happens once, before the first step
             require_in_place(self._module, self.parameters, self._shapes, anchor_gradient=self.needs_anchor_gradient)
         self._in_place = True
+
+    def count_step(self) -> None:
+        """The policy has counted the optimizer's step."""
+        self._uncounted = False
+
+    def _note_step(self) -> None:
+        self._uncounted = True
 
     def put_in_force(self, restricted: bool) -> None:
         """Has the weights be restricted ones, or those that learn; see `AegisAdamW.put_in_force`."""

@@ -104,6 +104,17 @@ def test_a_foreign_optimizer_is_refused_before_the_first_step(make_policy):
         policy.forward(make_batch(policy))
 
 
+def test_a_loop_that_does_not_count_its_steps_is_refused(make_policy):
+    policy = make_policy().train()
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    policy.forward(make_batch(policy))[0].backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"policy\.update\(\)"):
+        policy.forward(make_batch(policy))
+    policy.update()
+    policy.forward(make_batch(policy))
+
+
 def test_a_missing_anchor_file_is_refused(make_policy):
     with pytest.raises(FileNotFoundError, match="aegis-anchor"):
         make_policy(anchor_path="/nowhere/anchor.safetensors")
