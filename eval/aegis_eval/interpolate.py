@@ -48,7 +48,7 @@ def interpolate(source: Path, out: Path, *, weight: float, overwrite: bool = Fal
         overwrite: Whether a folder that is there may be replaced.
 
     Raises:
-        ValueError: If the weight is no share, or the checkpoint holds adapters or no policy.
+        ValueError: If the weight is no share, the checkpoint holds adapters or no policy, or `out` contains it.
         FileExistsError: If `out` is there and `overwrite` is not set.
     """
     if not 0 <= weight <= 1:
@@ -58,6 +58,8 @@ def interpolate(source: Path, out: Path, *, weight: float, overwrite: bool = Fal
             f"{source} is no whole checkpoint of aegis_vla (config.json of that type, {WEIGHTS}). What was trained "
             "with --peft.* holds adapters: switch them off instead (aegis-probe --adapters=off)."
         )
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out} holds the checkpoint that is read, {source}: choose another.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already: choose another --out, or give --overwrite.")
     before = load_backbone(AegisVLAConfig.from_pretrained(source)).vlm.state_dict()
@@ -67,10 +69,13 @@ def interpolate(source: Path, out: Path, *, weight: float, overwrite: bool = Fal
     for name, tensor in tensors.items():
         if name.startswith(PREFIX) and tensor.is_floating_point():
             tensors[name] = torch.lerp(before[name.removeprefix(PREFIX)].to(tensor.dtype), tensor, weight)
+    part = out.with_name(f"{out.name}.part")  # written beside and moved: what is there stays until all is
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part, ignore=shutil.ignore_patterns(WEIGHTS))
+    save_file(tensors, part / WEIGHTS, metadata=metadata)
     if out.exists():
         shutil.rmtree(out)
-    shutil.copytree(source, out, ignore=shutil.ignore_patterns(WEIGHTS))
-    save_file(tensors, out / WEIGHTS, metadata=metadata)
+    part.replace(out)
 
 
 def _parser() -> argparse.ArgumentParser:

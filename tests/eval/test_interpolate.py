@@ -1,5 +1,6 @@
 """Between the pre-trained backbone and the fine-tuned one: ends and middle, and what is refused."""
 
+import shutil
 import subprocess
 import sys
 
@@ -55,6 +56,14 @@ def test_the_command_knows_the_policy_in_an_interpreter_of_its_own(checkpoint, t
     done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / WEIGHTS).is_file()
+
+
+def test_what_is_read_is_not_overwritten(checkpoint, tmp_path, capsys):
+    run = shutil.copytree(checkpoint, tmp_path / "run" / "pretrained_model").parent
+    for out in (run, run / "pretrained_model"):
+        assert main([str(run / "pretrained_model"), f"--out={out}", "--overwrite"]) == 2
+        assert "holds the checkpoint that is read" in " ".join(capsys.readouterr().err.split())
+    assert (run / "pretrained_model" / "model.safetensors").is_file()
 
 
 def test_what_is_no_share_or_no_whole_checkpoint_is_refused(checkpoint, tmp_path):
