@@ -2,7 +2,7 @@
 
 Stage "look": the per-patch loss on projected image tokens. Stage "answer": cross-entropy of answers, what the
 questions are about and where it is, and the per-patch loss; the vision side, which has learned to look, moves slowly.
-Batches depend on seed, stage and step alone.
+Pictures depend on seed, stage and step alone, questions about them also on how many workers share a batch.
 """
 
 from itertools import product
@@ -143,4 +143,4 @@ class Trainer(StagedTrainer):
 
 
 def _split(count: int, *, parts: int) -> list[np.ndarray]:
-    return np.array_split(np.arange(count), parts)
+    return np.array_split(np.arange(count), min(count, parts))  # none of them empty, whatever the number of cores

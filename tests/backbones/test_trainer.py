@@ -9,7 +9,7 @@ from aegis_backbones.staged_trainer import STAGES
 from aegis_backbones.trainer import IMAGES_A_BATCH, VISION_RATE, Trainer
 
 
-def make_trainer() -> Trainer:
+def make_trainer(workers: int = 1) -> Trainer:
     rng = np.random.default_rng(0)
     count = max(IMAGES_A_BATCH.values())
     places = (np.array([[0.2, 0.2], [0.8, 0.8]]) + rng.uniform(-0.1, 0.1, (count, 2, 2))).astype(np.float32)
@@ -19,7 +19,7 @@ def make_trainer() -> Trainer:
         shapes=np.tile(np.array([1, 0], np.int8), (count, 1)),
         places=places,
     )
-    return Trainer(dict.fromkeys(STAGES, scenes), seed=0, workers=1)
+    return Trainer(dict.fromkeys(STAGES, scenes), seed=0, workers=workers)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -32,6 +32,13 @@ def test_a_resumed_trainer_takes_the_step_of_the_one_that_went_on(stage, tmp_pat
     resumed.load(tmp_path / "checkpoint.pt")
     assert straight.train_step(0.5) == resumed.train_step(0.5)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters, resumed.parameters, strict=True))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_more_workers_than_pictures_share_them_too(stage):
+    trainer = make_trainer(workers=IMAGES_A_BATCH[stage])
+    trainer.start_stage(stage)
+    assert all(np.isfinite(value) for value in trainer.train_step(0.5).values())
 
 
 def test_the_vision_side_moves_slowly_while_answers_are_learned():
