@@ -44,6 +44,7 @@ BENCH := outputs/bench
 RUN := -$(BIN)/python benchmarks
 CPU := $(BENCH)/cpu
 bench: setup
+	rm -f $(CPU)/*.md  # of a benchmark that fails now, what it said before would be put in
 	$(RUN)/step.py --out $(CPU)/1-step-nano
 	$(RUN)/step.py --backbone small-smolvlm2 --batch 4 --chunk 16 --out $(CPU)/1-step-smolvlm2
 	$(RUN)/step.py --backbone small-paligemma2 --batch 4 --chunk 16 --out $(CPU)/1-step-paligemma2
@@ -55,12 +56,14 @@ bench: setup
 	$(RUN)/subspace.py --arithmetic --out $(CPU)/4-subspace-arithmetic
 	$(RUN)/scaling.py --out $(CPU)/5-scaling
 	$(RUN)/reading.py --out $(CPU)/6-reading
-	$(RUN)/environment.py | tee $(CPU)/7-environment.txt
+	$(RUN)/ranks.py --out $(CPU)/7-ranks
+	$(RUN)/environment.py | tee $(CPU)/8-environment.txt
 	cat $(CPU)/*.md > $(CPU).md
 
 GPU := $(BENCH)/gpu
 CUDA := --device cuda --dtype bfloat16
 bench-gpu: setup
+	rm -f $(GPU)/*.md
 	$(RUN)/step.py $(CUDA) --out $(GPU)/1-step-nano
 	$(RUN)/step.py $(CUDA) --backbone smolvlm2-500m --batch 32 --chunk 50 --fresh --rounds 4 --out $(GPU)/1-step-smolvlm2
 	$(RUN)/step.py $(CUDA) --backbone paligemma2-3b --batch 8 --chunk 50 --fresh --rounds 3 --out $(GPU)/1-step-paligemma2
