@@ -9,7 +9,10 @@ from aegis_eval.tables import passages_of
 
 def interval_note(comparison: Comparison) -> str:
     """What the intervals are and what they cover, in words."""
-    same = "Every arm meets the same questions and the same initial states."
+    same = (
+        "Every arm meets the same questions and the same initial states. Times of a step are beside whatever else the "
+        "machine did then: benchmarks/step.py compares them."
+    )
     if passages_of(comparison):
         same += (
             " Perplexity is per token, a geometric mean over seeds, its interval the bootstrap over passages and seeds."
@@ -23,9 +26,11 @@ def interval_note(comparison: Comparison) -> str:
     return (
         f"A value is the mean over training seeds; round brackets hold every seed’s own ({_listed(comparison.seeds)}), "
         f"square brackets a 95 % interval: a bootstrap of {REPLICATES:,} replicates that redraws seeds, and questions "
-        "within their families (initial states within their tasks) for all seeds at once. A row with one seed, or "
-        "without any variance, has Wilson’s interval. A bootstrap of few seeds is rather too narrow. Retention is "
-        f"accuracy over that of the untouched backbone on the same questions. {same}"
+        "within their families (initial states within their tasks) for all seeds at once. A rate of one seed, or "
+        "without any variance, has Wilson’s interval. Few seeds make an interval too narrow where they differ by more "
+        "than questions and states do, as in what an unprotected arm keeps: over three it then holds the true mean in "
+        "two thirds of cases, over two in half of them. Retention is accuracy over that of the untouched backbone on "
+        f"the same questions, the worst family each seed’s own. {same}"
     )
 
 

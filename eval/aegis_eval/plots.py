@@ -235,8 +235,7 @@ def _colour(comparison: Comparison, row: Row) -> str:
 
 
 def _of_seeds(comparison: Comparison) -> str:
-    count = len(comparison.seeds)
-    return f", mean over {count} seeds" if count > 1 else ""
+    return ", each arm's mean over its seeds" if len(comparison.seeds) > 1 else ""
 
 
 def _short_layer(name: str) -> str:

@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor, cores and system: step times are compared on one machine only."""
+    """Processor, cores and system."""
     return f"{_processor()}, {available_cores()} cores, {platform.system()}"
 
 

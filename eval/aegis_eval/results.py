@@ -33,8 +33,7 @@ class Row:
         tasks: Set -> task -> success rate.
         success_difference: Set -> success minus that of the baseline at the same learning rate.
         action_loss: Mean over the seeds, like what follows.
-        step_s: Seconds a training step.
-        step_ratio: The same over the baseline's, seed by seed on the same machine.
+        step_s: Seconds a training step, beside whatever else the machine did.
         memory_mib: Peak resident memory of the training process.
     """
 
@@ -51,7 +50,6 @@ class Row:
     success_difference: Mapping[str, Estimate] = field(default_factory=dict)
     action_loss: float | None = None
     step_s: float | None = None
-    step_ratio: float | None = None
     memory_mib: float | None = None
 
 
@@ -168,7 +166,6 @@ def _row(
         success_difference={s: found for s, found in success_differences.items() if found},
         action_loss=_mean([run.action_loss for run in runs.values()]),
         step_s=_mean([run.step_s for run in runs.values()]),
-        step_ratio=_step_ratio(runs, baseline),
         memory_mib=_mean([run.memory_mib for run in runs.values()]),
     )
 
@@ -241,15 +238,6 @@ def _tasks(runs: Mapping[int, RunResult], name: str) -> dict[str, Estimate]:
         )
         for task, marks in first.items()
     }
-
-
-def _step_ratio(runs: Mapping[int, RunResult], baseline: Mapping[int, RunResult]) -> float | None:
-    ratios = []
-    for seed, run in runs.items():
-        other = baseline.get(seed)
-        if run.step_s and other and other.step_s and run.machine == other.machine:
-            ratios.append(run.step_s / other.step_s)
-    return fmean(ratios) if ratios else None
 
 
 def _of_family(answers: ProbeResult, family: str) -> list[bool]:

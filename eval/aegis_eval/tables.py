@@ -84,7 +84,6 @@ def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
         *[f"success {name}, over {base.label} (points)" for name in sets],
         "action loss",
         "ms a step",
-        f"step time / {base.label}",
         "memory (MiB)",
     ]
     untouched = [
@@ -104,7 +103,6 @@ def summary_cells(comparison: Comparison, *, seeds: bool = True) -> Cells:
             *[percent(row.success_difference.get(s), seeds=seeds, sign="+") for s in sets],
             number(row.action_loss, ".3f"),
             number(None if row.step_s is None else 1000 * row.step_s, ".0f"),
-            number(row.step_ratio, ".2f"),
             number(row.memory_mib, ".0f"),
         ]
         for row in comparison.rows
@@ -233,7 +231,7 @@ def _row_record(row: Row) -> dict[str, str]:
         record |= _bounds(f"success_{name}_over_baseline", estimate)
     for probe, estimate in row.vqa_difference.items():
         record |= _bounds(f"vqa_{probe}_over_baseline", estimate)
-    return record | _costs(row) | {"step_ratio": _plain(row.step_ratio)}
+    return record | _costs(row)
 
 
 def _run_record(row: Row, run: RunResult) -> dict[str, str]:

@@ -68,11 +68,14 @@ def test_arms_without_a_seed_in_common_are_not_compared():
     assert difference_estimate({1: [True]}, {2: [True]}, ["a"]) is None
 
 
-def test_what_answers_as_before_has_kept_everything_exactly():
+def test_what_answers_as_before_has_kept_everything_up_to_what_so_few_questions_can_tell():
     before = [i % 5 != 0 for i in range(100)]
     kept = retention_estimates(dict.fromkeys((1, 2, 3), before), before, ["a", "b"] * 50)
-    for found in kept.values():
-        assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
+    for name, right in (("a", 40), ("all", 80), ("worst", 40)):
+        assert (kept[name].value, kept[name].method) == (1.0, "Wilson")
+        assert (kept[name].low, kept[name].high) == wilson_interval(right, right)
+    nothing = retention_estimates({1: [False] * 100}, before, ["a", "b"] * 50)["all"]
+    assert (nothing.value, nothing.low, nothing.high) == (0.0, *wilson_interval(0, 80))
 
 
 def test_retention_is_counted_by_family_and_the_worst_is_the_least():
@@ -83,6 +86,18 @@ def test_retention_is_counted_by_family_and_the_worst_is_the_least():
     assert kept["b"].value == kept["worst"].value == pytest.approx(0.6)
     assert kept["all"].value == pytest.approx(0.8)
     assert kept["worst"].by_seed == pytest.approx({1: 0.6, 2: 0.6})
+
+
+def test_the_worst_is_each_seeds_own():
+    before, strata = [True] * 40, ["a", "b"] * 20
+    forgets = {"a": 10, "b": 4}  # of 20, by the first seed; the other forgets as much of the other family
+    first = [i // 2 >= forgets[name] for i, name in enumerate(strata)]
+    second = [i // 2 >= forgets["b" if name == "a" else "a"] for i, name in enumerate(strata)]
+    kept = retention_estimates({1: first, 2: second}, before, strata)
+    assert kept["a"].value == kept["b"].value == pytest.approx(0.65)
+    assert kept["worst"].by_seed == {1: 0.5, 2: 0.5}
+    assert kept["worst"].value == 0.5
+    assert kept["worst"].low < 0.5 < kept["worst"].high
 
 
 def test_a_family_of_which_nothing_was_known_has_no_retention():
@@ -128,3 +143,16 @@ def test_the_interval_covers_the_truth_with_ten_seeds():
         covered += found.low <= 0.5 <= found.high
     # Three standard errors of a coverage of 95 % in 200 studies are 4.6 points.
     assert covered / studies > 0.95 - 0.046
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 0.4, 0.6), (3, 0.58, 0.78)])
+def test_where_seeds_are_all_that_varies_few_of_them_cover_as_little_as_the_note_says(seeds, least, most):
+    rng = np.random.default_rng(3)
+    studies, covered = 200, 0
+    for _ in range(studies):
+        chance = np.clip(0.5 + 0.15 * rng.standard_normal(seeds), 0, 1)
+        right = np.arange(400)[None, :] < 400 * chance[:, None]  # questions add nothing: each seed has its rate exactly
+        draws = draw(seeds, ("a",) * 400)
+        found = np.quantile((draws.seeds @ right.mean(axis=1)) / seeds, [0.025, 0.975])
+        covered += found[0] <= 0.5 <= found[1]
+    assert least < covered / studies < most

@@ -203,8 +203,6 @@ def test_tables_agree_with_the_comparison(comparison):
     over = cells[0].index("success shown, over Naive (points)")
     assert cells[2][over] == "–"  # the baseline is not compared with itself
     assert cells[4][over].startswith(("+", "-"))
-    ratio = cells[0].index("step time / Naive")
-    assert (cells[2][ratio], cells[4][ratio]) == ("1.00", "1.30")
 
 
 def test_retention_is_accuracy_over_that_of_the_untouched_backbone(single):
