@@ -11,6 +11,7 @@ from aegis_eval.display import Activity
 from aegis_eval.folder_lock import alone_in
 from aegis_eval.gather import gather_pretrained, gather_run
 from aegis_eval.jobs import Job, JobFailed, Running, run_jobs
+from aegis_eval.provenance import commit
 from aegis_eval.run_result import RunResult, find_result
 from aegis_eval.runs import (
     PRETRAINED,
@@ -110,6 +111,7 @@ def share_stages(place: Place, *, data: bool, on_tick: Callable[[Sequence[Activi
         workers=place.workers if place.executor == "local" else len(stages),
         environment=command_environment(place.threads),
         on_tick=lambda running: on_tick([Activity(one.job, one.seconds) for one in running]),
+        stamp=commit,
     )
     if not asked:
         gather_pretrained(place.study, place.out).write(place.result_file(PRETRAINED))
@@ -148,6 +150,7 @@ def finish_run(place: Place, run: Run, *, watched: int | None = None) -> str | N
                 workers=1,
                 environment=command_environment(place.threads),
                 on_tick=watch,
+                stamp=commit,
             )
         except JobFailed as error:
             return str(error)

@@ -61,12 +61,17 @@ def shown_commands(comparison: Comparison) -> tuple[list[Command], str]:
     commands = [*first, *(command for run in chosen for command in run.commands)]
     once = list({one.command: one for one in commands}.values())
     note = (
-        "Those of the first seed at the largest learning rate; the others differ in --seed, --policy.optimizer_lr and "
-        "folders, and are in results.json."
+        "Those of the first seed at the largest learning rate; all others are in results.json."
         if len(chosen) < len(runs)
         else ""
     )
     return once, note
+
+
+def seconds_of(command: Command) -> str:
+    """How long it took, in words."""
+    last = f", the last of {command.attempts} attempts" if command.attempts > 1 else ""
+    return f"{command.seconds:.0f} s{last}"
 
 
 def _demonstrations(comparison: Comparison) -> str:

@@ -42,7 +42,7 @@ def gather_pretrained(study: Study, out: Path) -> RunResult:
         settings=pretrained_settings(study),
         **_read_probes(probe_file(out / PRETRAINED)),
         commands=_commands([probe]),
-        **_provenance(),
+        **_provenance([probe]),
     )
 
 
@@ -76,20 +76,22 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
         # The loss of interpolated weights is not measured; adapters that are off answer only, so the loss stays.
         action_loss=log.mean("flow_loss", last=windows) if run.arm.interpolate is None else None,
         step_s=_step_seconds(log),
-        memory_mib=read_marker(stages[0]).get("peak_mib"),
+        memory_mib=next(read_marker(job).get("peak_mib") for job in stages if job.name == f"train {trained.name}"),
         curves=_curves(log) if run.arm.of is None else Curves(),
         videos=videos,
         instructions=told,
         initial_states=starts,
         facts=_facts(study, out),
         commands=_commands([*shared_stages(study, out)[:-1], *stages]),
-        **_provenance(),
+        **_provenance(stages),
     )
 
 
-def _provenance() -> dict[str, Any]:
+def _provenance(stages: Sequence[Job]) -> dict[str, Any]:
+    stamps = [{**commit(), **read_marker(job)} for job in stages]  # a marker of before there were stamps has none
     return {
-        **commit(),
+        "commit": ", ".join(dict.fromkeys(str(stamp["commit"]) for stamp in stamps)),
+        "dirty": any(stamp["dirty"] for stamp in stamps),
         "versions": versions(),
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -98,7 +100,10 @@ def _provenance() -> dict[str, Any]:
 
 def _commands(stages: Sequence[Job]) -> list[Command]:
     marked = [(job, read_marker(job)) for job in stages]
-    return [Command(job.name, as_typed(marker["command"]), marker["seconds"]) for job, marker in marked]
+    return [
+        Command(job.name, as_typed(marker["command"]), marker["seconds"], marker.get("attempts", 1))
+        for job, marker in marked
+    ]
 
 
 def _read_probes(path: Path) -> dict[str, Any]:
@@ -185,7 +190,11 @@ def _layers(log: TrainingLog, quantity: str) -> LayerCurve:
     reports = {step: found["layers"] for step, found in sorted(log.probes.items()) if found.get("layers")}
     # The report goes from the action side back to the images: turned round, so that depth grows upward in a figure.
     names = list(reversed(dict.fromkeys(layer for found in reports.values() for layer in found)))
-    steps = [step for step, found in reports.items() if all(quantity in found.get(name, {}) for name in names)]
+    steps = [
+        step
+        for step, found in reports.items()
+        if all(math.isfinite(found.get(name, {}).get(quantity, math.nan)) for name in names)
+    ]
     return LayerCurve(
         steps=steps,
         layers=names if steps else [],

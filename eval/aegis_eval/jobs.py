@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -55,7 +55,9 @@ class Job:
 
     @property
     def marker(self) -> Path:
-        """Exists once the job has succeeded; holds the first attempt's command and the last one's duration."""
+        """Exists once the job has succeeded; holds the first attempt's command, the number of attempts, and of the last
+        one how long it took, its peak memory and what it was stamped with.
+        """
         return self.folder / "done.json"
 
     @property
@@ -73,6 +75,7 @@ class Running:
     job: Job
     process: subprocess.Popen[bytes]
     command: list[str]
+    stamp: Mapping[str, Any]
     started: float = field(default_factory=time.monotonic)
     peak_mib: float | None = None
 
@@ -114,6 +117,7 @@ def run_jobs(
     environment: dict[str, str],
     on_tick: Callable[[list[Running]], None],
     on_end: Callable[[Job, float], None] = lambda job, seconds: None,
+    stamp: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
     """Run every job that is not done yet.
 
@@ -123,6 +127,7 @@ def run_jobs(
         environment: Variables set for every command, beside the present ones.
         on_tick: Called about twice a second with what is running.
         on_end: Called with a job that has just succeeded and its seconds.
+        stamp: What to keep in a job's marker beside what is measured; called when the job starts.
 
     Raises:
         JobFailed: When a command fails; what else runs is ended first.
@@ -136,7 +141,7 @@ def run_jobs(
             finished = {job.name for job in jobs if job.done}
             for job in [j for j in waiting if finished.issuperset(j.needs)][: workers - len(running)]:
                 waiting.remove(job)
-                running.append(_start(job, environment))
+                running.append(_start(job, environment, stamp()))
             on_tick(running)
             time.sleep(POLL_S)
             for one in [r for r in running if r.ended()]:
@@ -157,7 +162,7 @@ def read_tail(path: Path) -> str:
 
 
 def read_marker(job: Job) -> dict[str, Any]:
-    """Command, seconds and peak memory (MiB) of a job that is done."""
+    """What the marker of a job that is done holds; older ones lack `attempts` and the stamp."""
     content: dict[str, Any] = json.loads(job.marker.read_text())
     return content
 
@@ -179,7 +184,7 @@ def _check(jobs: Sequence[Job]) -> None:
             raise ValueError(f"{job.name!r} needs {sorted(unknown)}; a job needs only jobs before it.")
 
 
-def _start(job: Job, environment: dict[str, str]) -> Running:
+def _start(job: Job, environment: dict[str, str], stamp: Mapping[str, Any]) -> Running:
     job.folder.mkdir(parents=True, exist_ok=True)
     with job.log.open("a") as log:
         job.prepare(log)
@@ -194,15 +199,18 @@ def _start(job: Job, environment: dict[str, str]) -> Running:
             env={**os.environ, **environment},
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
-    return Running(job, process, command)
+    return Running(job, process, command, stamp)
 
 
 def _finish(one: Running) -> None:
     status = one.process.returncode
     if status != 0:
         raise JobFailed(one.job, one.command, status)
+    commands = _commands(one.job)
     content = {
-        "command": _first_command(one.job),
+        **one.stamp,
+        "command": commands[0],  # a resumed job's later ones depend on what it left
+        "attempts": len(commands),
         "seconds": round(one.seconds, 1),
         "peak_mib": None if one.peak_mib is None else round(one.peak_mib),
     }
@@ -212,10 +220,10 @@ def _finish(one: Running) -> None:
     part.replace(one.job.marker)
 
 
-def _first_command(job: Job) -> str:
-    """What started the job from nothing; a resumed job's later commands depend on what that left."""
+def _commands(job: Job) -> list[str]:
+    """That of each attempt."""
     with job.log.open(errors="replace") as log:
-        return next(line.removeprefix(_COMMAND).rstrip("\n") for line in log if line.startswith(_COMMAND))
+        return [line.removeprefix(_COMMAND).rstrip("\n") for line in log if line.startswith(_COMMAND)]
 
 
 def _end_all(running: Sequence[Running]) -> None:

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from aegis_eval.bootstrap import Estimate
-from aegis_eval.facts import Origin, facts, shown_commands
+from aegis_eval.facts import Origin, facts, seconds_of, shown_commands
 from aegis_eval.figure_style import ARMS, Plot
 from aegis_eval.films import chosen_films, film_html
 from aegis_eval.notes import difference_note, interval_note
@@ -160,10 +160,13 @@ def _films(comparison: Comparison, folder: Path) -> str:
             f'<div style="{_colour(comparison, row)}"><h3><span class="dot"></span>'
             f'{escape(row_name(comparison, row))}</h3>\n<div class="films">\n{shown}\n</div></div>'
         )
-    seed = f" of seed {min(comparison.seeds)}" if len(comparison.seeds) > 1 else ""
+    several = len(comparison.learning_rates) > 1
+    rate = f" at learning rate {max(comparison.learning_rates):g}" if several else ""
+    seed = ", of its first seed" if len(comparison.seeds) > 1 else ""
     return (
         "<h2>Rollouts</h2>\n"
-        f'<p class="note">The first episodes of each arm{seed}: the same initial state in the same place.</p>\n'
+        f'<p class="note">The first episodes of each arm{rate}{seed}, as far as films were kept and fit into this '
+        "page: the same initial state in the same place.</p>\n"
         '<section class="rollouts">\n' + "\n".join(blocks) + "\n</section>"
     )
 
@@ -172,7 +175,7 @@ def _made(comparison: Comparison, source: Origin) -> str:
     listed = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(comparison, source).items())
     commands, note = shown_commands(comparison)
     typed = "\n".join(
-        f"<h3>{escape(one.name)}</h3>\n<pre>{escape(one.command)}</pre><p class='note'>{one.seconds:.0f} s</p>"
+        f"<h3>{escape(one.name)}</h3>\n<pre>{escape(one.command)}</pre><p class='note'>{seconds_of(one)}</p>"
         for one in commands
     )
     details = (

@@ -88,11 +88,19 @@ class Curves:
 
 @dataclass(frozen=True)
 class Command:
-    """A command that ran, as one types it, and its seconds."""
+    """A command that ran, as one types it.
+
+    Attributes:
+        name: Of the stage.
+        command: Of its first attempt.
+        seconds: Of its last attempt.
+        attempts: How many it took; the first ones were interrupted.
+    """
 
     name: str
     command: str
     seconds: float
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,8 @@ class RunResult:
         lr: Peak learning rate.
         seed: Training seed.
         settings: What shaped the numbers; see `runs.run_settings`.
-        commit: Of this repository.
-        dirty: Whether files differed from the commit.
+        commit: Of this repository when each stage began, the distinct ones separated by commas.
+        dirty: Whether files differed from one of them.
         versions: Package -> version.
         machine: Where it ran.
         date: UTC, ISO 8601.
@@ -114,7 +122,7 @@ class RunResult:
         successes: Set -> task -> `"1011..."`, one character an episode in order of the start seed.
         action_loss: Flow-matching loss at the end, mean of the last windows.
         step_s: Seconds a training step, median over the log's windows, data loading included.
-        memory_mib: Peak resident memory of the training process.
+        memory_mib: Peak resident memory of the training process, of its last attempt.
         curves: What changed while it trained.
         videos: Set -> task -> films of the first episodes, relative to the output folder.
         instructions: Set -> task -> what the robot was told in those.

@@ -141,14 +141,20 @@ def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
         ValueError: If other settings are there.
     """
     if path.is_file():
-        changed = differences(json.loads(path.read_text()), settings)
+        try:
+            before = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON ({error}). Delete {path.parent} to begin it anew.") from None
+        changed = differences(before, settings)
         if changed:
             raise ValueError(
                 f"{path.parent} holds work with other settings ({changed}). Go on with the old ones, choose another "
                 f"--out, or delete {path.parent}."
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1) + "\n")
+    part = path.with_suffix(".part")  # written beside and moved: whole or not there
+    part.write_text(json.dumps(settings, indent=1) + "\n")
+    part.replace(path)
 
 
 def _backbone(study: Study) -> dict[str, str]:

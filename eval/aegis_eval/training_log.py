@@ -11,6 +11,7 @@ the later line counts. Each attempt writes `FROM_STEP` and where it begins to th
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -47,9 +48,9 @@ class TrainingLog:
         return steps, [float(self.probes[step]["scores"][name]) for step in steps]
 
     def mean(self, name: str, *, last: int | None = None) -> float | None:
-        """Mean of a metric over all windows, or the `last` ones; None if it was never logged."""
+        """Mean of a metric over all windows, or the `last` ones, of those that are finite; None if there are none."""
         _, values = self.curve(name)
-        chosen = values if last is None else values[-last:]
+        chosen = [value for value in (values if last is None else values[-last:]) if math.isfinite(value)]
         return sum(chosen) / len(chosen) if chosen else None
 
 

@@ -66,6 +66,17 @@ def test_a_failure_shows_the_log_and_the_command_and_can_be_retried(tmp_path):
     assert run(jobs) == ["read"]
 
 
+def test_a_marker_says_how_many_attempts_there_were_and_under_what_the_last_one_ran(tmp_path):
+    ready = tmp_path / "ready"
+    job = python_job(tmp_path, "try", f"open({str(ready)!r})")
+    with pytest.raises(JobFailed):
+        run([job])
+    ready.touch()
+    run_jobs([job], workers=1, environment={}, on_tick=lambda running: None, stamp=lambda: {"commit": "abc"})
+    marker = read_marker(job)
+    assert (marker["attempts"], marker["commit"]) == (2, "abc")
+
+
 def test_a_failure_ends_what_runs_beside_it(tmp_path):
     jobs = [
         python_job(tmp_path, "long", "import time; time.sleep(60)"),
