@@ -1,6 +1,7 @@
 """`aegis-compare`: arms x learning rates x seeds side by side, trained, rolled out, probed and shown on one page."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -99,7 +100,14 @@ def make_place(
     if executor == "local" and study.device.startswith("cuda"):
         import torch
 
-        gpus = tuple(range(torch.cuda.device_count()))
+        if study.device != "cuda":
+            raise ValueError(
+                f"Each run sees one GPU and calls it cuda; received device: {study.device}. Write `device: cuda`, and "
+                "choose GPUs with CUDA_VISIBLE_DEVICES."
+            )
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[: torch.cuda.device_count()]
+        numbered = all(one.strip().isdigit() for one in chosen)
+        gpus = tuple(map(int, chosen)) if numbered else tuple(range(torch.cuda.device_count()))
         if not gpus:
             raise ValueError(
                 f"The study asks for device {study.device}, and torch sees no GPU here. Use `device: cpu`."
@@ -147,7 +155,7 @@ def compare(
     """
     for document, name in into:
         try:
-            check_document(document.read_text(encoding="utf-8"), name)
+            check_document(document.read_text(encoding="utf-8"), name, place.study)
         except ValueError as error:
             raise ValueError(f"--into {document}: {error}") from None
     planned = plan_runs(place.study)
@@ -168,10 +176,12 @@ def compare(
         ) as display:
             share_stages(place, data=bool(pending), on_tick=display.tick)
             failures = execute(place, pending, on_tick=display.tick, on_end=lambda run: display.run_done(run.name))
-        if len(failures) < len(pending) or results:
-            _report(place, source=source, console=console, into=into)
-    for failure in failures:
-        _tell(failure, source, console)
+        try:
+            if len(failures) < len(pending) or results:
+                _report(place, source=source, console=console, into=into)
+        finally:
+            for failure in failures:
+                _tell(failure, source, console)
     return 1 if failures else 0
 
 

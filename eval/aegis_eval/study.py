@@ -334,7 +334,19 @@ def _check_study(study: Study) -> None:
         )
     for what, values in (("learning_rates", study.learning_rates), ("seeds", study.seeds)):
         refuse_twins(values, what)
+    for name, value in {
+        "training.probe_freq": study.training.probe_freq,
+        "rollouts.videos": study.rollouts.videos,
+    }.items():
+        if value < 0:
+            raise ValueError(f"{name} must be a whole number, 0 for none; received {value}.")
+    chance = study.rollouts.chance
+    if chance is not None and not (isinstance(chance, float | int) and 0 <= chance <= 1):
+        raise ValueError(f"rollouts.chance must be a share, such as 0.3333; received {chance!r}.")
     study.arm(study.baseline)
+    labels = [arm.label for arm in study.arms]
+    if wrong := [label for label in labels if not isinstance(label, str) or labels.count(label) > 1]:
+        raise ValueError(f"Each arm needs a label of its own, in words; received {', '.join(map(repr, wrong))}.")
     for arm in study.arms:
         _check_arm(study, arm)
 

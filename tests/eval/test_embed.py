@@ -49,6 +49,7 @@ def test_every_table_it_names_can_be_asked_for(comparison):
     with pytest.raises(ValueError, match="no table 'smell'") as told:
         embed_tables(DOCUMENT.format(table="smell"), "made_up", comparison)
     names = str(told.value).split("Tables: ")[1].rstrip(".").split(", ")
+    assert "prose" not in str(told.value)
     assert {"knowledge", "success", "cost", "tasks", "note", "retention tabletop"} <= set(names)
     for name in names:
         assert "an older table" not in embed_tables(DOCUMENT.format(table=name), "made_up", comparison)
@@ -61,6 +62,10 @@ def test_an_arm_that_there_is_not_and_a_document_without_a_place_are_refused(com
         embed_tables(DOCUMENT.format(table="success, of absent"), "made_up", comparison)
     with pytest.raises(ValueError, match="<!-- other: success -->"):
         embed_tables(DOCUMENT.format(table="success"), "other", comparison)
+    with pytest.raises(ValueError, match=r"'success' has no end: write `<!-- end -->`"):
+        embed_tables("<!-- made_up: success -->\n" + DOCUMENT.format(table="tasks"), "made_up", comparison)
+    with pytest.raises(ValueError, match="no arm 'w2-loss'"):
+        embed_tables(DOCUMENT.format(table="success, of naive w2-loss"), "made_up", comparison)
 
 
 def test_a_document_without_a_place_is_refused_before_anything_runs(tmp_path, capsys):

@@ -100,6 +100,8 @@ def test_quick_replaces_what_it_names_and_keeps_the_rest():
         ({"anchor": {"count": 9, "token_stride": 0}}, r"anchor\.token_stride must be"),
         ({"arms": {"a": {"options": {"x": 1}, "anchor": {"size": 1}}}}, r"arms\.a\.anchor"),
         ({"arms": {"a": {"options": {"x": 1}, "seeds": [7]}}}, r"must be some of the study's \[1000"),
+        ({"arms": {"a": {"options": {"x": 1}, "label": 0.5}}}, r"label of its own, in words; received 0\.5"),
+        ({"arms": {"a": {"options": {"x": 1}, "label": "b"}, "b": {"options": {"x": 2}}}}, "label of its own"),
     ],
 )
 def test_what_makes_no_study_is_refused_with_the_rule_and_the_value(sections, told):
