@@ -151,6 +151,7 @@ class AegisVLAConfig(PreTrainedConfig):
     cotraining_samples: int = 4000
 
     # Anchor file of `aegis-anchor`. None: the one beside the backbone, or else one built from `anchor_source` on start.
+    # A checkpoint goes on with the anchor that it has, whatever is said here.
     anchor_path: str | None = None
     # VQA source (entry point `aegis_policy.vqa_sources`) and number of samples for an anchor built on start.
     anchor_source: str = "nano_scenes"

@@ -30,7 +30,7 @@ from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.protection import Protection
 from aegis_policy.knowledge.reference import Seen
 from aegis_policy.knowledge.retention import Retention
-from aegis_policy.knowledge.sources import find_anchor
+from aegis_policy.knowledge.sources import check_kept_anchor, find_anchor
 from aegis_policy.model_card import tell_knowledge
 from aegis_policy.monitor import Monitor, ask_on_first_rank, load_monitor
 from aegis_policy.network.backbone import Prefix
@@ -381,7 +381,9 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
                 spec = json.loads(bytes(checkpoint.get_tensor(_SPEC).tolist()))
                 model._set_anchor(GaussianAnchor.from_spec(spec))
         model = super()._load_as_safetensor(model, model_file, map_location, strict)
-        if model.anchor is None and model.config.needs_anchor:
+        if model.anchor is not None:
+            check_kept_anchor(model.config, model.anchor)
+        elif model.config.needs_anchor:
             model._set_anchor(model._find_anchor(trained=True))
         model._make_retention()
         return model

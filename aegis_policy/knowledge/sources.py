@@ -53,6 +53,15 @@ def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> Gau
     return anchor
 
 
+def check_kept_anchor(config: AegisVLAConfig, anchor: GaussianAnchor) -> None:
+    """Raises a ValueError where another anchor is asked for than the one that came with a checkpoint."""
+    if config.anchor_unit_inputs not in (None, anchor.unit_inputs):
+        raise ValueError(
+            f"anchor_unit_inputs={config.anchor_unit_inputs} asks for another anchor than this checkpoint has, which "
+            f"was made with {anchor.unit_inputs}. Leave the option out."
+        )
+
+
 def load_anchor(path: str | Path, backbone: Backbone) -> GaussianAnchor:
     """Reads an anchor and checks that it was built from this very backbone.
 

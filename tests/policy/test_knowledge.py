@@ -144,6 +144,15 @@ def test_an_anchor_that_a_checkpoint_lacks_is_that_of_the_backbone_before_it_was
     assert protected.anchor.fingerprint == own.anchor.fingerprint
 
 
+def test_a_checkpoint_goes_on_with_the_anchor_that_it_has(make_policy, tmp_path):
+    policy = make_policy()
+    policy.save_pretrained(tmp_path)
+    option = f"--anchor_unit_inputs={str(not policy.anchor.unit_inputs).lower()}"
+    config = AegisVLAConfig.from_pretrained(tmp_path, cli_overrides=[option])
+    with pytest.raises(ValueError, match="than this checkpoint has"):
+        AegisVLAPolicy.from_pretrained(tmp_path, config=config)
+
+
 def test_an_anchor_built_on_start_counts_each_token_the_same_and_a_file_is_taken_as_it_is(make_policy, tmp_path):
     plain_file = tmp_path / "plain.safetensors"
     untrained = make_policy()
