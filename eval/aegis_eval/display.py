@@ -126,7 +126,8 @@ class Display:
 
 
 def remaining_seconds(jobs: Sequence[Job], active: Sequence[Activity], *, workers: int) -> float:
-    """Rough time left: work that is left, spread over the workers.
+    """Rough time left: work that is left, spread over the workers, and never less than what is left of one run, whose
+    stages wait for each other.
 
     A stage is expected to take what stages of its kind (the first word of the name) took so far, scaled by the rough
     expectations that the plan has of both; before there is any, as much as the plan expects.
@@ -146,12 +147,19 @@ def remaining_seconds(jobs: Sequence[Job], active: Sequence[Activity], *, worker
         return job.expected_s * (mean(paces[_kind(job)]) if _kind(job) in paces else overall)
 
     under_way = {one.job.name for one in active}
-    left = [expected(job) for job in jobs if job.name not in under_way and not job.done]
+    left: dict[str, float] = {}  # by run
+
+    def add(job: Job, seconds: float) -> None:
+        left[_run(job)] = left.get(_run(job), 0.0) + seconds
+
+    for job in jobs:
+        if job.name not in under_way and not job.done:
+            add(job, expected(job))
     for one in active:
         share = one.share()
         by_share = one.seconds * (1 - share) / share if share and share > TELLING_SHARE else None
-        left.append(max(expected(one.job) - one.seconds if by_share is None else by_share, 1.0))
-    return max(sum(left) / workers, max(left, default=0.0))
+        add(one.job, max(expected(one.job) - one.seconds if by_share is None else by_share, 1.0))
+    return max(sum(left.values()) / workers, max(left.values(), default=0.0))
 
 
 def duration(seconds: float) -> str:
@@ -162,6 +170,11 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest:02d} s"
+
+
+def _run(job: Job) -> str:
+    """The run whose stage it is; what all runs share stands for itself."""
+    return job.name.rsplit(" ", 1)[-1]
 
 
 def _kind(job: Job) -> str:

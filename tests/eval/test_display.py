@@ -68,3 +68,8 @@ def test_a_log_file_is_wide_enough_for_the_tables_unless_told_otherwise(monkeypa
     assert study_console().width == LOG_WIDTH
     monkeypatch.setenv("COLUMNS", "72")
     assert study_console().width == 72
+
+
+def test_stages_of_one_run_wait_for_each_other(tmp_path):
+    chain = [stage(tmp_path, f"{kind} a") for kind in ("train", "rollouts shown", "probe")]
+    assert remaining_seconds(chain, [], workers=2) == remaining_seconds(chain, [], workers=1) == 90
