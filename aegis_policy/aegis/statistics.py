@@ -38,12 +38,9 @@ def check_rows(x: Tensor, mask: Tensor | None, width: int | None) -> None:
 
 
 def unmasked_rows(x: Tensor, mask: Tensor | None, *, first: int = 0, every: int = 1) -> Tensor:
-    """The unmasked tokens of `x` (..., D) as rows (N, D); of these every so many, from the `first` on."""
-    rows = x.reshape(-1, x.shape[-1])
-    if mask is None:
-        return rows[first::every]
-    counting = mask.reshape(-1).bool().to(rows.device)
-    return rows[counting] if every == 1 else rows[counting.nonzero().squeeze(1)[first::every]]
+    """Every so many tokens of `x` (..., D), from the `first` on, as rows (N, D), without those that are masked."""
+    rows = x.reshape(-1, x.shape[-1])[first::every]
+    return rows if mask is None else rows[mask.reshape(-1)[first::every].bool().to(rows.device)]
 
 
 class ActivationStatistics:
@@ -137,8 +134,8 @@ class SecondMoment:
         width: Input width, in.
         dtype: Of the running sum. MPS has no float64: pass `torch.float32` there.
         unit: Of `x / |x|` instead (0 stays 0): each token counts the same, however large its activations are.
-        every: Takes in every so many tokens of a batch, of the next batch others: the n-th begins with token
-            `n mod every`.
+        every: Takes in every so many tokens of a batch, masked ones counted and left out, of the next batch others: the
+            n-th begins with token `n mod every`.
     """
 
     def __init__(self, width: int, *, dtype: torch.dtype = torch.float64, unit: bool = False, every: int = 1) -> None:
