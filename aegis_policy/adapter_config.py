@@ -81,16 +81,16 @@ def accept_adapters(config: AegisVLAConfig, peft_config: Any, *, state: Sequence
             f"--peft.* adapts the backbone, and under knowledge={config.knowledge} the action loss does not reach it: "
             "its adapters would stay at zero. Leave --peft.* out, or give --policy.knowledge=aegis or none."
         )
-    if not config.pretrained_path and "expert" not in (peft_config.modules_to_save or []):
-        raise ValueError(
-            "A new action expert begins with random weights and is trained and saved whole: got "
-            f"--peft.full_training_modules={peft_config.modules_to_save}. Add expert to it, or leave it out."
-        )
     if config.knowledge == "aegis":
         check_adapters(peft_config, projection=config.recipe.projection)
     if config.recipe.reference == "weights":
         raise ValueError(
             "--policy.reference=weights holds the pre-trained weights back, and under --peft.* those do not move. "
             "Leave --policy.reference out, or choose another."
+        )
+    if not config.pretrained_path and "expert" not in (peft_config.modules_to_save or []):
+        raise ValueError(
+            "A new action expert begins with random weights and is trained and saved whole: got "
+            f"--peft.full_training_modules={peft_config.modules_to_save}. Add expert to it, or leave it out."
         )
     peft_config.modules_to_save = [*(peft_config.modules_to_save or []), *state]

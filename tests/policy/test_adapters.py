@@ -205,6 +205,7 @@ def test_the_step_that_adapters_take_does_not_raise_the_distance_to_first_order(
         }
         optimizer.step()
         optimizer.zero_grad()
+        policy.update()
         for layer, params in layers.items():
             moves = torch.cat([(p.double() - before[p][0]).flatten() for p in params])
             anchor = torch.cat([before[p][1].flatten() for p in params])
