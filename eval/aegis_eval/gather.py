@@ -22,6 +22,7 @@ from aegis_eval.stages import (
     rollouts_folder,
     run_stages,
     shared_stages,
+    train_stage,
     training_folder,
 )
 from aegis_eval.study import Study
@@ -76,7 +77,7 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
         # The loss of interpolated weights is not measured; adapters that are off answer only, so the loss stays.
         action_loss=log.mean("flow_loss", last=windows) if run.arm.interpolate is None else None,
         step_s=_step_seconds(log),
-        memory_mib=next(read_marker(job).get("peak_mib") for job in stages if job.name == f"train {trained.name}"),
+        memory_mib=read_marker(train_stage(study, trained, out)).get("peak_mib"),
         curves=_curves(log) if run.arm.of is None else Curves(),
         videos=videos,
         instructions=told,
@@ -88,7 +89,8 @@ def gather_run(study: Study, run: Run, out: Path) -> RunResult:
 
 
 def _provenance(stages: Sequence[Job]) -> dict[str, Any]:
-    stamps = [{**commit(), **read_marker(job)} for job in stages]  # a marker of before there were stamps has none
+    now = commit()  # for a marker of before there were stamps
+    stamps = [{**now, **read_marker(job)} for job in stages]
     return {
         "commit": ", ".join(dict.fromkeys(str(stamp["commit"]) for stamp in stamps)),
         "dirty": any(stamp["dirty"] for stamp in stamps),

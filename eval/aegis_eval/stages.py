@@ -49,7 +49,7 @@ def shared_stages(study: Study, out: Path) -> list[Job]:
 def run_stages(study: Study, run: Run, out: Path) -> list[Job]:
     """The stages of one run in their order, those that another arm's run has done already among them."""
     trained = origin(study, run)
-    stages = [_train(study, trained, out)]
+    stages = [train_stage(study, trained, out)]
     if trained.arm.anchor is not None:
         file = _anchor_of(trained, out)
         stages.insert(0, _build_anchor(study, trained.arm.anchor, file, name=f"anchor {trained.name}"))
@@ -161,7 +161,8 @@ def _build_anchor(study: Study, anchor: Anchor, file: Path, *, name: str) -> Job
     )
 
 
-def _train(study: Study, run: Run, out: Path) -> Job:
+def train_stage(study: Study, run: Run, out: Path) -> Job:
+    """The `lerobot-train` of a run; its marker holds what the training took."""
     folder = training_folder(run, out)
     last = folder / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
     fresh = _train_command(study, run, out)

@@ -127,3 +127,14 @@ def test_workers_are_cores_over_threads_unless_told(tmp_path, monkeypatch):
     assert place(threads=3).workers == 2
     assert place(workers=5).workers == 5
     assert place(threads=9).workers == 1
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("2,3", (2, 3)), ("", (0, 1)), ("GPU-1a,GPU-2b", (0, 1))])
+def test_runs_keep_to_the_gpus_that_the_user_has_chosen(tmp_path, monkeypatch, visible, gpus):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    study = make_study(study_content() | {"device": "cuda"})
+    options = {"out": tmp_path, "results": tmp_path, "workers": None, "threads": 1}
+    assert make_place(study, **options).gpus == gpus
+    with pytest.raises(ValueError, match=r"device: cuda:1.*CUDA_VISIBLE_DEVICES"):
+        make_place(make_study(study_content() | {"device": "cuda:1"}), **options)
