@@ -9,8 +9,9 @@ of Applied Statistics 1, 2007, p. 386). A statistic of the redrawn table is take
 A bootstrap knows no more seeds than there are: with S of them it sees (S - 1) / S of the variance between seeds, and
 its quantiles reach no further than their values. Where seeds are all that varies, an interval over two of them holds
 the true mean half of the time and one over three three quarters of it, 1 - 2 / 2^S; where questions or states vary
-more, as in most rates of success here, nearly as often as it says. With one seed only questions are drawn. Outcomes that are all the
-same have no variance to resample; their rate gets the Wilson interval of one seed's number of questions.
+more, as in most rates of success here, nearly as often as it says. With one seed only questions are drawn.
+Outcomes that are all the same have no variance to resample; their rate gets the Wilson interval of one seed's number of
+questions.
 
 Shapes: S seeds, N questions, R replicates.
 """

@@ -29,8 +29,8 @@ def interval_note(comparison: Comparison) -> str:
         "within their families (initial states within their tasks) for all seeds at once. A rate of one seed, or "
         "without any variance, has Wilson’s interval. Few seeds make an interval too narrow where they differ by more "
         "than questions and states do, as in what an unprotected arm keeps: over three it then holds the true mean in "
-        "three quarters of cases, over two in half of them. Retention is accuracy over that of the untouched backbone on "
-        f"the same questions, the worst family each seed’s own. {same}"
+        "three quarters of cases, over two in half of them. Retention is accuracy over that of the untouched backbone "
+        f"on the same questions, the worst family each seed’s own. {same}"
     )
 
 
