@@ -1,7 +1,8 @@
 """What the trainers of both backbones share: two stages, threads that share a batch, and a state that resumes exactly.
 
 A stage has an optimizer of its own. Pictures depend on seed, stage and step alone, questions about them also on how
-many workers share a batch; families that are answered worse are asked more. A checkpoint holds weights, heads, optimizer, running errors, stage, step and seconds.
+many workers share a batch; families that are answered worse are asked more. A checkpoint holds weights, heads,
+optimizer, running errors, stage, step and seconds.
 """
 
 import math
