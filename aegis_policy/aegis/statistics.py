@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aegis_policy.aegis.precision import accumulation_dtype, at_least_float32, full_precision_matmul
+from aegis_policy.aegis.precision import accumulation_dtype, full_precision_matmul, wide
 
 # Rows of a second moment that are made and kept at once, from their diagonal block on to the right: of a wide one
 # little more than half (benchmarks/anchor.py).
@@ -46,8 +46,9 @@ def unmasked_rows(x: Tensor, mask: Tensor | None, *, first: int = 0, every: int 
 class ActivationStatistics:
     """Streaming per-channel mean and population standard deviation (ddof 0) of one layer's outputs.
 
-    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), float64 on the CPU. A batch is
-        reduced on its own device, in float64 where the device has it.
+    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), in float64 where the device has it,
+        on that of the last batch: nothing waits for the device. A batch is reduced in float32 (float64 where it is in
+        float64), about its own mean, and by what the deviations from that add up to its rounding is taken back.
 
     Args:
         width: Channels, D.
@@ -71,12 +72,16 @@ class ActivationStatistics:
             ValueError: If a shape does not fit.
         """
         check_rows(x, mask, self.width)
-        rows = unmasked_rows(x, mask).to(accumulation_dtype(x.device))  # (N, D)
-        if rows.shape[0] == 0:
+        rows = wide(unmasked_rows(x, mask))  # (N, D)
+        count = rows.shape[0]
+        if count == 0:
             return
-        mean = rows.mean(0)
-        squares = (rows - mean).square().sum(0)
-        self._merge(rows.shape[0], mean.cpu().double(), squares.cpu().double())
+        running = accumulation_dtype(x.device)
+        centre = rows.mean(0)
+        deviations = rows - centre
+        rounding = deviations.sum(0).to(running) / count
+        squares = deviations.square_().sum(0).to(running) - count * rounding.square()
+        self._merge(count, centre.to(running) + rounding, squares.clamp_(min=0))
 
     def merge(self, other: "ActivationStatistics") -> None:
         """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
@@ -86,20 +91,22 @@ class ActivationStatistics:
         """
         if other.width != self.width:
             raise ValueError(f"Only statistics of one width merge: {self.width} here, {other.width} given.")
-        self._merge(other.count, other._mean, other._squares)
+        device = self._mean.device
+        self._merge(other.count, other._mean.to(device), other._squares.to(device))
 
     def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         if count == 0:
             return
         total = self.count + count
-        delta = mean - self._mean
-        self._mean = self._mean + delta * (count / total)
-        self._squares = self._squares + squares + delta.square() * (self.count * count / total)
+        before = self._mean.to(mean)
+        delta = mean - before
+        self._mean = before + delta * (count / total)
+        self._squares = self._squares.to(squares) + squares + delta.square() * (self.count * count / total)
         self.count = total
 
     @property
     def mean(self) -> Tensor:
-        """Mean, (D,), float64.
+        """Mean, (D,), float64 where the device has it.
 
         Raises:
             ValueError: If no token was seen.
@@ -109,7 +116,7 @@ class ActivationStatistics:
 
     @property
     def std(self) -> Tensor:
-        """Population standard deviation, (D,), float64.
+        """Population standard deviation, (D,), float64 where the device has it.
 
         Raises:
             ValueError: If no token was seen.
@@ -165,7 +172,7 @@ class SecondMoment:
             raise ValueError("MPS has no float64 for the running sum; pass dtype=torch.float32.")
         first = self._batches % self.every
         self._batches += 1
-        rows = unmasked_rows(x, mask, first=first, every=self.every).to(at_least_float32(x.dtype))  # (N, in)
+        rows = wide(unmasked_rows(x, mask, first=first, every=self.every))  # (N, in)
         if rows.shape[0] == 0:
             return
         self.count += rows.shape[0]

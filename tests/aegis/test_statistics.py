@@ -78,6 +78,16 @@ def test_the_variance_of_a_channel_far_from_zero_does_not_cancel() -> None:
     torch.testing.assert_close(statistics.std, noise.std(0, correction=0), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("offset", [0.0, 30.0, -1e4])
+def test_float32_activations_give_what_they_give_in_float64(offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = offset + torch.randn(4000, 8, generator=generator)
+    statistics = statistics_of(list(x.split(700)))
+    # Deviations are of 1 and rounded to 6e-8 each; what the mean of a batch is rounded by is taken back.
+    torch.testing.assert_close(statistics.mean, x.double().mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(statistics.std, x.double().std(0, correction=0), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("kind", [ActivationStatistics, SecondMoment])
 @pytest.mark.parametrize("padding", [0.0, 1e30, float("nan"), float("inf")])
 def test_masked_tokens_have_no_influence_whatever_stands_there(kind: type, padding: float) -> None:
