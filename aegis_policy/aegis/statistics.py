@@ -46,9 +46,9 @@ def unmasked_rows(x: Tensor, mask: Tensor | None, *, first: int = 0, every: int 
 class ActivationStatistics:
     """Streaming per-channel mean and population standard deviation (ddof 0) of one layer's outputs.
 
-    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), in float64 where the device has it,
-        on that of the last batch: nothing waits for the device. A batch is reduced in float32 (float64 where it is in
-        float64), about its own mean, and by what the deviations from that add up to its rounding is taken back.
+    State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), in float64 where the device has
+        it, on that of the last batch: nothing waits for the device. A batch is reduced in float32 (float64 where it is
+        in float64) about its own mean; what that mean was rounded by is found in the deviations and taken back.
 
     Args:
         width: Channels, D.
