@@ -6,6 +6,7 @@ executor gets all runs that can start as one array, and SLURM does the schedulin
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,14 +131,23 @@ def _submit(place: Place, executor: Any, runs: Sequence[Run], *, taken: Sequence
         with executor.batch():
             jobs = [executor.submit(finish_run, place, run) for run in runs]
         return [_Submitted(run, job) for run, job in zip(runs, jobs, strict=True)]
-    submitted = []
-    free = [gpu for gpu in place.gpus if gpu not in taken]
+    submitted: list[_Submitted] = []
     for run in runs:
-        gpu = free.pop(0) if free else None
+        gpu = least_taken(place.gpus, [*taken, *(one.gpu for one in submitted)])
         if gpu is not None:
             executor.update_parameters(gpus_per_node=1, visible_gpus=[gpu])
         submitted.append(_Submitted(run, executor.submit(finish_run, place, run, watched=os.getpid()), gpu))
     return submitted
+
+
+def least_taken(gpus: Sequence[int], taken: Sequence[int | None]) -> int | None:
+    """The GPU on which the fewest runs are under way, None where there is none: more runs than GPUs share them evenly.
+
+    Args:
+        gpus: Their numbers.
+        taken: That of each run under way.
+    """
+    return min(gpus, key=Counter(taken).__getitem__, default=None)
 
 
 def _failure(job: submitit.Job[str | None]) -> str | None:

@@ -31,7 +31,8 @@ def test_an_option_that_is_no_choice_is_refused_with_the_choices(option, rule):
         make_env_config("aegis_aloha", **option)
 
 
-def test_a_policy_sees_what_lerobots_own_environment_shows_it_as_large_as_is_asked_for():
+def test_a_policy_sees_what_lerobots_own_environment_shows_it_as_large_as_is_asked_for(monkeypatch):
+    monkeypatch.setattr("aegis_envs.aloha.requirements.find_spec", lambda name: name)  # as where it is installed
     assert env_to_policy_features(make_env_config("aegis_aloha")) == env_to_policy_features(AlohaEnv())
     small = env_to_policy_features(make_env_config("aegis_aloha", image_size=120))
     assert small[IMAGE_KEY].shape == (3, 120, 160)
@@ -42,3 +43,9 @@ def test_missing_packages_are_named_with_what_to_install():
     refuse_missing([])
     with pytest.raises(ImportError, match=r"not installed: gym_aloha\. pip install .*aloha.*docs/benchmarks.md"):
         refuse_missing(["gym_aloha"])
+
+
+def test_missing_packages_are_told_before_a_training_not_at_its_first_evaluation(monkeypatch):
+    monkeypatch.setattr("aegis_envs.aloha.requirements.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="not installed: gym_aloha, dm_control"):
+        make_env_config("aegis_aloha")

@@ -8,6 +8,7 @@ from aegis_eval.execution import Place
 from aegis_eval.runs import PRETRAINED, plan_runs, pretrained_settings, run_settings
 from aegis_eval.stages import config_folder
 from aegis_eval.study import make_study
+from aegis_eval.submission import least_taken
 
 from .studies import made_up_pretrained, made_up_run, study_content
 
@@ -138,3 +139,11 @@ def test_runs_keep_to_the_gpus_that_the_user_has_chosen(tmp_path, monkeypatch, v
     assert make_place(study, **options).gpus == gpus
     with pytest.raises(ValueError, match=r"device: cuda:1.*CUDA_VISIBLE_DEVICES"):
         make_place(make_study(study_content() | {"device": "cuda:1"}), **options)
+
+
+def test_more_runs_than_gpus_share_them_evenly():
+    taken: list[int | None] = [3]  # a run of another round
+    for _ in range(7):
+        taken.append(least_taken((2, 3, 5, 7), taken))
+    assert sorted(taken) == [2, 2, 3, 3, 5, 5, 7, 7]
+    assert least_taken((), [None]) is None

@@ -44,6 +44,24 @@ def _fine_tune(trained: Path, data: LeRobotDataset) -> AegisVLAPolicy:
     return make_policy(config, ds_meta=data.meta)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("prompt_max_tokens", 96),
+        ("image_options", {"size": {"height": 56, "width": 56}}),
+        ("backbone_revision", "0123abc"),
+        ("prompt_form", "pi0"),
+    ],
+)
+def test_what_a_checkpoints_preprocessor_keeps_cannot_be_changed(trained, option, value):
+    config = AegisVLAConfig.from_pretrained(trained)
+    config.pretrained_path = trained
+    config.validate_features()
+    setattr(config, option, value)
+    with pytest.raises(ValueError, match=f"{option} belongs to the preprocessor.*--policy.type=aegis_vla"):
+        config.validate_features()
+
+
 def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "root" and r.levelno == logging.WARNING]
 

@@ -36,11 +36,13 @@ class AegisAlohaEnv(AlohaEnv):
 
         Raises:
             ValueError: If an option is none of its valid choices.
+            ImportError: If gym-aloha is missing: a training that rolls out would end at its first evaluation.
         """
         parse_tasks(self.task or "")
         check_options(image_size=self.image_size, rendering=self.rendering)
         if self.obs_type != "pixels_agent_pos":
             raise ValueError(f"obs_type must be pixels_agent_pos, picture and joints; got {self.obs_type!r}.")
+        require_aloha()
         self.observation_height, self.observation_width = self.image_size, width_of(self.image_size)
         super().__post_init__()
 
@@ -55,12 +57,7 @@ class AegisAlohaEnv(AlohaEnv):
         }
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """Makes {task: {0: vector environment}}, a suite a task; an environment that has ended stands still.
-
-        Raises:
-            ImportError: If gym-aloha is missing.
-        """
-        require_aloha()
+        """Makes {task: {0: vector environment}}, a suite a task; an environment that has ended stands still."""
         suites: dict[str, dict[int, gym.vector.VectorEnv]] = {}
         for task in parse_tasks(self.task or ""):
             make = partial(make_task, task, **self.gym_kwargs)

@@ -39,6 +39,8 @@ class AegisMetaworldEnv(MetaworldEnv):
 
         Raises:
             ValueError: If an option is none of its valid choices.
+            ImportError: If metaworld is missing or does not work with the installed MuJoCo: a training that rolls out
+                would end at its first evaluation.
         """
         super().__post_init__()
         parse_tasks(self.task or "")
@@ -48,6 +50,7 @@ class AegisMetaworldEnv(MetaworldEnv):
             episode_length=self.episode_length,
             obs_type=self.obs_type,
         )
+        require_metaworld()
         shape = (self.image_size, self.image_size, 3)
         for key, feature in self.features.items():
             if feature.type is FeatureType.VISUAL:
@@ -65,12 +68,7 @@ class AegisMetaworldEnv(MetaworldEnv):
         }
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """Makes {task: {0: vector environment}}, a suite a task; an environment that has ended stands still.
-
-        Raises:
-            ImportError: If metaworld is missing or does not work with the installed MuJoCo.
-        """
-        require_metaworld()
+        """Makes {task: {0: vector environment}}, a suite a task; an environment that has ended stands still."""
         suites: dict[str, dict[int, gym.vector.VectorEnv]] = {}
         for task in parse_tasks(self.task):
             make = partial(make_task, task, **self.gym_kwargs)
