@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.policies.common.vla_utils import resize_with_pad_torch
 from torch import Tensor
@@ -161,5 +162,11 @@ def to_uint8(image: Tensor) -> Tensor:
     # Pixel by pixel in memory, as PIL takes images: out of the other order it gathers each anew, at far greater cost.
     rounded = torch.empty(image.shape, dtype=torch.uint8, device=image.device, memory_format=torch.channels_last)
     for one, into in zip(image, rounded, strict=True):  # a batch of float images at once would leave the CPU's cache
-        into.copy_((one * 255).round_().clamp_(0, 255).to(torch.uint8))
+        scaled = (one.float() * 255).round_().clamp_(0, 255)
+        if (
+            scaled.device.type == "cpu"
+        ):  # numpy casts and interleaves the colours at once, in half the time
+            np.stack(tuple(scaled.numpy()), axis=-1, out=into.permute(1, 2, 0).numpy(), casting="unsafe")
+        else:
+            into.copy_(scaled.to(torch.uint8))
     return rounded
