@@ -9,6 +9,8 @@ formula, which does not cancel where E[y^2] - E[y]^2 would:
     delta = mu_b - mu_a;  mu = mu_a + delta n_b / n;  M2 = M2_a + M2_b + delta^2 n_a n_b / n
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -40,7 +42,22 @@ def check_rows(x: Tensor, mask: Tensor | None, width: int | None) -> None:
 def unmasked_rows(x: Tensor, mask: Tensor | None, *, first: int = 0, every: int = 1) -> Tensor:
     """Every so many tokens of `x` (..., D), from the `first` on, as rows (N, D), without those that are masked."""
     rows = x.reshape(-1, x.shape[-1])[first::every]
-    return rows if mask is None else rows[mask.reshape(-1)[first::every].bool().to(rows.device)]
+    if mask is None:
+        return rows
+    silent = mask.is_inference()  # about its changes
+    kept = _unmasked(mask, first, every) if silent else _unmasked_once(mask, mask._version, first, every)
+    return rows.index_select(0, kept.to(rows.device))
+
+
+def _unmasked(mask: Tensor, first: int, every: int) -> Tensor:
+    """Which of every so many tokens count; a device is waited for."""
+    return mask.reshape(-1)[first::every].nonzero().squeeze(1)
+
+
+@lru_cache(maxsize=4)
+def _unmasked_once(mask: Tensor, version: int, first: int, every: int) -> Tensor:
+    """The same, found out once for all sites that this version of the very same mask is given to."""
+    return _unmasked(mask, first, every)
 
 
 class ActivationStatistics:

@@ -9,6 +9,7 @@ Legend: `B` batch, `T` prefix tokens, `L` language layers, `H` key/value heads, 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,10 +173,10 @@ class Backbone(nn.Module):
         """The language model inside the VLM, without its head (a `PreTrainedModel`)."""
         return self.vlm.get_decoder()
 
-    @property
+    @cached_property
     def decoder_name(self) -> str:
-        """Qualified name of the language model inside `self.vlm`."""
-        decoder = self.decoder  # asked once: this runs in each forward pass, and modules are many
+        """Qualified name of the language model inside `self.vlm`; what wraps layers inside leaves it as it is."""
+        decoder = self.decoder  # asked once: modules are many
         return next(name for name, module in self.vlm.named_modules() if module is decoder)
 
     def layers(self) -> dict[str, nn.Module]:

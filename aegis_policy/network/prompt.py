@@ -163,9 +163,7 @@ def to_uint8(image: Tensor) -> Tensor:
     rounded = torch.empty(image.shape, dtype=torch.uint8, device=image.device, memory_format=torch.channels_last)
     for one, into in zip(image, rounded, strict=True):  # a batch of float images at once would leave the CPU's cache
         scaled = (one.float() * 255).round_().clamp_(0, 255)
-        if (
-            scaled.device.type == "cpu"
-        ):  # numpy casts and interleaves the colours at once, in half the time
+        if scaled.device.type == "cpu":  # numpy casts and interleaves the colours at once, in half the time
             np.stack(tuple(scaled.numpy()), axis=-1, out=into.permute(1, 2, 0).numpy(), casting="unsafe")
         else:
             into.copy_(scaled.to(torch.uint8))

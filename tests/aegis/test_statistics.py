@@ -105,6 +105,20 @@ def test_masked_tokens_have_no_influence_whatever_stands_there(kind: type, paddi
         assert torch.equal(plain.std, masked.std)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_mask_that_is_changed_in_place_is_another_mask(mode: type) -> None:
+    x = torch.arange(8.0).reshape(4, 2)
+    statistics = ActivationStatistics(2)
+    with mode():
+        mask = torch.tensor([True, True, False, False])
+        statistics.update(x, mask)
+        assert statistics.mean.tolist() == [1.0, 2.0]
+        mask.logical_not_()
+        statistics.update(x, mask)
+    assert statistics.count == 4
+    assert statistics.mean.tolist() == [3.0, 4.0]
+
+
 def test_a_fully_masked_batch_changes_nothing() -> None:
     for moments in (ActivationStatistics(4), SecondMoment(4)):
         moments.update(torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool))
