@@ -8,7 +8,7 @@ from lerobot.optim import CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from aegis_policy.aegis import SUBSPACES
-from aegis_policy.configuration_rules import check_checkpoint, check_features, check_options
+from aegis_policy.configuration_rules import check_features, check_options
 from aegis_policy.knowledge.recipe import Recipe, fill_in, recipe_of
 from aegis_policy.knowledge.reference import ANCHORED
 from aegis_policy.optimizer_aegis_adamw import AegisAdamWConfig
@@ -225,14 +225,12 @@ class AegisVLAConfig(PreTrainedConfig):
         return self.knowledge == "aegis" and self.projection not in SUBSPACES
 
     def validate_features(self) -> None:
-        """Checks that the data has what the policy needs, and a checkpoint what is asked of it.
+        """Checks that the data has what the policy needs.
 
         Raises:
-            ValueError: Without an image or an action feature, or with one of a shape that the policy cannot read; if
-                a checkpoint was trained with other images or texts.
+            ValueError: Without an image or an action feature, or with one of a shape that the policy cannot read.
         """
         check_features(self)
-        check_checkpoint(self)
 
     def get_optimizer_preset(self) -> AegisAdamWConfig:
         """AdamW that keeps each protected layer's anchor."""

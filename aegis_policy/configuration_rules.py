@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lerobot.configs import FeatureType, PreTrainedConfig
+from lerobot.configs import FeatureType
 
 from aegis_policy.aegis import ON_NONFINITE, PROJECTIONS, SUBSPACES
 from aegis_policy.demonstrations import CHOOSE_CAMERAS
@@ -38,9 +38,6 @@ POSITIVE = (
     "projection_every",
     "probe_count",
 )
-
-# What a checkpoint's preprocessor does to images and texts. LeRobot loads it as it was saved, whatever is asked now.
-PREPROCESSING = ("prompt_form", "prompt_max_tokens", "image_options", "backbone_revision")
 
 
 def check_options(config: "AegisVLAConfig") -> None:
@@ -93,25 +90,6 @@ def check_features(config: "AegisVLAConfig") -> None:
             f"Image features must be RGB, of shape (3, height, width): got {sizes}. Leave a depth camera out. "
             + CHOOSE_CAMERAS % next(iter(rgb), "observation.images.front")
         )
-
-
-def check_checkpoint(config: "AegisVLAConfig") -> None:
-    """Checks that a policy which goes on from a checkpoint (`pretrained_path`) is asked for what that can give.
-
-    Raises:
-        ValueError: If an option of the preprocessor, which the checkpoint keeps, is another one now.
-    """
-    if not config.pretrained_path:
-        return
-    former = PreTrainedConfig.from_pretrained(config.pretrained_path, revision=config.pretrained_revision)
-    for name in PREPROCESSING:
-        then, now = getattr(former, name), getattr(config, name)
-        if then != now:
-            raise ValueError(
-                f"{name} belongs to the preprocessor, which a checkpoint keeps as it was trained with: got {now!r}, "
-                f"{config.pretrained_path} has {then!r}. Leave the option out, or train from the backbone with it "
-                "(--policy.type=aegis_vla in place of --policy.path)."
-            )
 
 
 def _check_network(config: "AegisVLAConfig") -> None:

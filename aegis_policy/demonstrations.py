@@ -26,6 +26,8 @@ CHOOSE_CAMERAS = (
     '{"type": "VISUAL", "shape": [3, 480, 640]}, "observation.state": {"type": "STATE", "shape": [6]}}\'.'
 )
 
+# What the preprocessor does to images and texts. LeRobot loads that of a checkpoint as it was saved.
+_PREPROCESSING = ("prompt_form", "prompt_max_tokens", "image_options", "backbone_revision")
 _NAMES = {ACTION: "action_feature_names", OBS_STATE: "state_feature_names"}
 
 
@@ -39,7 +41,7 @@ def meet_dataset(config: "AegisVLAConfig", meta: Any) -> None:
         meta: LeRobot's dataset metadata; None where no data is trained on.
 
     Raises:
-        ValueError: If state, action or cameras cannot be the policy's.
+        ValueError: If state, action or cameras cannot be the policy's, or a checkpoint is to see them otherwise.
     """
     if meta is None:
         if config.demonstrated_fps:
@@ -53,6 +55,7 @@ def meet_dataset(config: "AegisVLAConfig", meta: Any) -> None:
     require_cameras(config, meta.features)
     if config.pretrained_path:
         former = PreTrainedConfig.from_pretrained(config.pretrained_path, revision=config.pretrained_revision)
+        require_preprocessor(config, former)
         require_joints(former, meta.features)
         for line in [*differences(former, meta), *_unit_doubts(config, meta)]:
             logging.warning(line)
@@ -79,6 +82,23 @@ def require_cameras(config: "AegisVLAConfig", features: Mapping[str, Any]) -> No
             f"{', '.join(offered) or 'none'}. A camera is not left out in silence. Record the missing one, or train a "
             "policy with the cameras that there are: --policy.type=aegis_vla in place of --policy.path."
         )
+
+
+def require_preprocessor(config: "AegisVLAConfig", former: PreTrainedConfig) -> None:
+    """Raises a ValueError where images or texts are to be prepared otherwise than a checkpoint's preprocessor does it.
+
+    Args:
+        config: As it was asked for.
+        former: The checkpoint's configuration, as it was saved.
+    """
+    for name in _PREPROCESSING:
+        then, now = getattr(former, name), getattr(config, name)
+        if then != now:
+            raise ValueError(
+                f"{name} belongs to the preprocessor, which a checkpoint keeps as it was trained with: got {now!r}, "
+                f"{config.pretrained_path} has {then!r}. Leave the option out, or train from the backbone with it "
+                "(--policy.type=aegis_vla in place of --policy.path)."
+            )
 
 
 def require_joints(former: PreTrainedConfig, features: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Data of a real arm meets a policy: what does not fit is refused with the remedy, what may not is said once."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,21 @@ def _fine_tune(trained: Path, data: LeRobotDataset) -> AegisVLAPolicy:
         ("prompt_form", "pi0"),
     ],
 )
-def test_what_a_checkpoints_preprocessor_keeps_cannot_be_changed(trained, option, value):
+def test_what_a_checkpoints_preprocessor_keeps_cannot_be_changed(trained, tmp_path, option, value):
     config = AegisVLAConfig.from_pretrained(trained)
     config.pretrained_path = trained
-    config.validate_features()
     setattr(config, option, value)
     with pytest.raises(ValueError, match=f"{option} belongs to the preprocessor.*--policy.type=aegis_vla"):
-        config.validate_features()
+        make_policy(config, ds_meta=record(tmp_path / "more", cameras=SMALL).meta)
+
+
+def test_a_checkpoint_loads_where_the_one_that_it_began_from_is_gone(trained, tmp_path):
+    first = shutil.copytree(trained, tmp_path / "first")
+    _fine_tune(first, record(tmp_path / "more", cameras=SMALL)).save_pretrained(tmp_path / "second")
+    shutil.rmtree(first)
+    config = AegisVLAConfig.from_pretrained(tmp_path / "second")
+    assert config.pretrained_path == first  # LeRobot saves it
+    AegisVLAPolicy.from_pretrained(tmp_path / "second")
 
 
 def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
