@@ -44,8 +44,9 @@ def unmasked_rows(x: Tensor, mask: Tensor | None, *, first: int = 0, every: int 
     rows = x.reshape(-1, x.shape[-1])[first::every]
     if mask is None:
         return rows
-    silent = mask.is_inference()  # about its changes
-    kept = _unmasked(mask, first, every) if silent else _unmasked_once(mask, mask._version, first, every)
+    # What inference mode has made has no version that would tell of changes in place.
+    unversioned = mask.is_inference()
+    kept = _unmasked(mask, first, every) if unversioned else _unmasked_once(mask, mask._version, first, every)
     return rows.index_select(0, kept.to(rows.device))
 
 
@@ -98,7 +99,7 @@ class ActivationStatistics:
         deviations = rows - centre
         rounding = deviations.sum(0).to(running) / count
         squares = deviations.square_().sum(0).to(running) - count * rounding.square()
-        self._merge(count, centre.to(running) + rounding, squares.clamp_(min=0))
+        self._merge(count, centre.to(running) + rounding, squares.clamp_(min=0))  # of equal tokens it rounds to about 0
 
     def merge(self, other: "ActivationStatistics") -> None:
         """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.
