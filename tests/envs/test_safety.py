@@ -35,8 +35,8 @@ def make_guarded(tmp_path):
     """Makes and connects a guard around a simulated arm, on the wall clock or one that moves when it is told to."""
     guards = []
 
-    def make(clock: Clock | None = None, **options) -> AegisGuarded:
-        inner = {"type": "aegis_so101_sim", "cameras": "", "calibration_dir": str(tmp_path)}
+    def make(clock: Clock | None = None, robot: dict | None = None, **options) -> AegisGuarded:
+        inner = {"type": "aegis_so101_sim", "cameras": "", "calibration_dir": str(tmp_path), **(robot or {})}
         guard = make_robot_from_config(AegisGuardedConfig(robot=inner, calibration_dir=tmp_path, **options))
         guard.robot._clock = clock or guard.robot._clock
         guard.connect()
@@ -231,6 +231,33 @@ def test_an_arm_that_sags_behind_a_wall_is_still_held_at_it(make_guarded) -> Non
         heights.append(guard._workspace.points(np.array(list(guard.robot.joint_positions().values())))[:, 2].min())
     assert min(heights) < 0.02  # or this test would test nothing
     assert min(heights) > 0.0
+
+
+def test_a_cap_on_each_joint_does_not_bend_the_way_out_of_the_box(make_guarded) -> None:
+    """The robot caps joint by joint, after the guard: what it sends is inside all the same."""
+    box = [[0.05, -0.2, 0.005], [0.40, 0.2, 0.40]]
+    guard = make_guarded(Clock(), robot={"max_relative_target": 8.0}, workspace=box)
+    rng, inside = np.random.default_rng(0), Workspace(Box(*map(tuple, box)))
+    low, high = np.array(list(so101_limits().values())).T
+    goals = (rng.uniform(low, high) for _ in range(400))
+    for goal in [goal for goal in goals if inside.contains(goal)][:12]:
+        for _ in range(12):
+            sent = guard.send_action(action_of(goal))
+            assert inside.contains(np.array([sent[name] for name in FEATURE_NAMES]))
+            guard.robot._clock.now += 0.1
+
+
+def test_a_motion_that_a_wall_shortens_stays_within_the_joint_limits(make_guarded) -> None:
+    guard = make_guarded(
+        Clock(), joint_limits={"shoulder_pan": [-60, 60]}, workspace=[[-0.5, -0.5, 0.0], [0.5, 0.5, 0.5]]
+    )
+    turned = action_of((80.0, *HOME_DEGREES[1:]))
+    for _ in range(30):  # past the guard: by hand, say
+        guard.robot.send_action(turned)
+        guard.robot._clock.now += 0.1
+    present = guard.get_observation()["shoulder_pan.pos"]
+    sent = guard.send_action(action_of((60.0, 60.0, 20.0, 60.0, 0.0, 10.0)))  # into the table
+    assert present > 70 and sent["shoulder_pan.pos"] <= 60.0
 
 
 @pytest.mark.parametrize("watchdog_ms", [20, None])

@@ -1,8 +1,11 @@
 """`AegisGuarded`: any of LeRobot's robots behind joint limits, a workspace and a watchdog.
 
-An action passes, in this order: finite? -> joint limits -> workspace -> the robot's own limits. The limits shorten a
-motion rather than refusing it, and what was sent is returned; one that bites is in the log at most once a second. Of an
-action that is refused nothing is sent, and the watchdog counts it as none.
+An action passes, in this order: finite? -> joint limits -> the robot's own `max_relative_target` -> workspace. The
+limits shorten a motion rather than refusing it, and what was sent is returned; one that bites is in the log at most
+once a second. Of an action that is refused nothing is sent, and the watchdog counts it as none.
+
+The cap comes before the workspace, although the robot applies it again: it shortens each joint's way by itself, and
+where that bends the way out of the box, the box has to see it. The workspace only ever shortens further.
 """
 
 import logging
@@ -13,11 +16,12 @@ from time import monotonic
 from typing import Any
 
 from lerobot.robots import Robot, make_robot_from_config
+from lerobot.robots.utils import ensure_safe_goal_position
 
 from aegis_envs.safety.config_aegis_guarded import AegisGuardedConfig
 from aegis_envs.safety.joint_limits import checked_limits, clip, so101_limits
 from aegis_envs.safety.watchdog import Watchdog
-from aegis_envs.safety.workspace import Workspace, box_of
+from aegis_envs.safety.workspace import Workspace, box_of, joint_vector
 from aegis_envs.units import FEATURE_NAMES
 
 # Robots with the SO-101's servos and links; others, such as Koch's, have motors of the same names.
@@ -51,6 +55,7 @@ class AegisGuarded(Robot):
         in_degrees = getattr(inner, "use_degrees", True)
         self._limits = so101_limits() if is_so101 and in_degrees else {}
         self._limits |= checked_limits(config.joint_limits, features)
+        self._cap: float | dict[str, float] | None = getattr(inner, "max_relative_target", None)
         self._workspace: Workspace | None = None
         if config.workspace is not None:
             if not is_so101:
@@ -129,7 +134,7 @@ class AegisGuarded(Robot):
         limited = clip(action, self._limits)
         with self._lock:
             if self._workspace is not None:
-                limited = self._workspace.limit(present_positions(self.robot), limited, last=self._target)
+                limited = self._kept_inside(self._workspace, limited)
             self._warn(action, limited)
             sent = self.robot.send_action(limited)
             self._target = limited
@@ -143,6 +148,17 @@ class AegisGuarded(Robot):
             self.watchdog.stop()
         with self._lock:
             self.robot.disconnect()
+
+    def _kept_inside(self, workspace: Workspace, action: Mapping[str, float]) -> dict[str, float]:
+        """The action as far as cap and workspace allow; the way to it begins within the joint limits, and so stays."""
+        present = present_positions(self.robot)
+        beginnings = [present] if self._target is None else [present, self._target]
+        # An arm that has been outside from the start is not held to it: its first way in is free.
+        if self._cap is not None and any(workspace.contains(joint_vector(pose)) for pose in beginnings):
+            motors = {name.removesuffix(".pos"): (target, present[name]) for name, target in action.items()}
+            capped = ensure_safe_goal_position(motors, self._cap)
+            action = {f"{motor}.pos": target for motor, target in capped.items()}
+        return workspace.limit(clip(present, self._limits), action, last=self._target)
 
     def _hold(self) -> None:
         with self._lock:

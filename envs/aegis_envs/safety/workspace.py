@@ -95,14 +95,14 @@ class Workspace:
         missing = [name for name in FEATURE_NAMES if name not in action]
         if missing:
             raise ValueError(f"A workspace needs the targets of all joints; {', '.join(missing)} missing.")
-        goal = _vector(action)
+        goal = joint_vector(action)
         if self.contains(goal):
             return dict(action)
-        start = _vector(present)
+        start = joint_vector(present)
         if not self.contains(start) and last is not None:
-            start = _vector(last)
+            start = joint_vector(last)
         if not self.contains(start):
-            start = _vector(present)
+            start = joint_vector(present)
             places = ", ".join(
                 f"{name} {np.round(point, 3).tolist()}" for name, point in zip(_POINTS, self.points(start), strict=True)
             )
@@ -118,5 +118,6 @@ class Workspace:
         return {**action, **dict(zip(FEATURE_NAMES, limited.tolist(), strict=True))}
 
 
-def _vector(joints: Mapping[str, float]) -> Array:
+def joint_vector(joints: Mapping[str, float]) -> Array:
+    """Joint positions by feature name as (6,) in `FEATURE_NAMES`' order."""
     return np.array([joints[name] for name in FEATURE_NAMES])
