@@ -7,7 +7,9 @@ its colour, or for its shape if the expression says the colour ("What shape is t
 the table, so that a guess among what is seen is right in about a third. Second, the episodes of one of a study's sets
 are split by what is new in the sentence. Of `never_shown`, half have a new verb and name the object by colour and
 shape, half a known verb and an expression about the scene; those of `attributes` say one of the two alone. Third, in
-how many scenes as demonstrations show them one of the two words would do: what is not needed is not taught.
+how many scenes as demonstrations show them one of the two words would do: what is not needed is not taught. Fourth, how
+often the right object is found by rules that look at the scene and do not read: what a set's success is to be held
+against.
 """
 
 import argparse
@@ -26,9 +28,11 @@ from tqdm import tqdm
 
 from aegis_envs import GYM_ID
 from aegis_envs.episode import draw_episode
+from aegis_envs.objects import NEVER_SHOWN_KINDS
+from aegis_envs.scene import Placement, front_column
 from aegis_envs.tasks import TASKS
 from aegis_eval.beginnings import instructions
-from aegis_eval.bootstrap import difference_estimate, success_estimate
+from aegis_eval.bootstrap import Design, difference_estimate, success_estimate
 from aegis_eval.run_result import RunResult, read_result
 from aegis_eval.scoring import ask_all
 from aegis_eval.statistics import Rate
@@ -48,6 +52,13 @@ NEW_VERB, ABOUT_SCENE = "a new verb", "about the scene"
 BASELINE = "naive"
 SCENES = 10_000
 SHOWN: Any = {"objects": 3, "kinds": "shown", "phrasings": "shown"}
+SETS: dict[str, Any] = {
+    "shown": SHOWN,
+    "never_shown": {"objects": 3, "kinds": "never_shown", "phrasings": "never_shown"},
+    "combinations": {"objects": 3, "kinds": "never_shown", "phrasings": "shown"},
+    "attributes": {"objects": 3, "kinds": "shown", "phrasings": "attributes"},
+    "questions": {"objects": 3, "kinds": "all", "phrasings": "questions"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", default="never_shown", help="of the study's rollouts")
     options = parser.parse_args(arguments)
     acted = episodes(options.results, options.set)  # refuses before anything is asked
-    print(knowledge(options.model, options.count).markdown(), "", acted.markdown(), "", needed(), sep="\n")
+    print(
+        knowledge(options.model, options.count).markdown(),
+        "",
+        acted.markdown(),
+        "",
+        needed(),
+        "",
+        unread().markdown(),
+        sep="\n",
+    )
 
 
 def knowledge(model: str, wanted: int) -> Table:
@@ -90,10 +110,10 @@ def episodes(folder: Path, name: str) -> Table:
     for (arm, lr), by_seed in runs.items():
         row = [f"{arm}, {lr:g}"]
         for kind in kinds:
-            found, tasks = _marks(by_seed, name, told, kind)
+            found, scenes = _marks(by_seed, name, told, kind)
             naive, _ = _marks(runs.get((BASELINE, lr), {}), name, told, kind)
-            row.append(percent(success_estimate(found, tasks)))
-            row.append("–" if arm == BASELINE else percent(difference_estimate(found, naive, tasks), sign="+"))
+            row.append(percent(success_estimate(found, scenes)))
+            row.append("–" if arm == BASELINE else percent(difference_estimate(found, naive, scenes), sign="+"))
         rows.append(row)
     header = ("arm", *(column for kind in kinds for column in (f"{kind} (%)", "over naive (points)")))
     return Table(f"Success on the set {name} by what is new in the sentence.", header, rows)
@@ -111,6 +131,34 @@ def needed() -> str:
     return f"Of {SCENES:,} scenes as demonstrations show them, the object is known in {' and in '.join(shares)} alone."
 
 
+def unread() -> Table:
+    """How often each rule that looks and does not read finds the object that is meant."""
+    rules = {"a combination that no demonstration shows": _novel, "the odd one out": _odd, "the leftmost": _leftmost}
+    rows = []
+    for name, options in SETS.items():
+        found = dict.fromkeys(rules, 0.0)
+        for seed in range(SCENES):
+            objects = draw_episode(np.random.default_rng(seed), (TASKS["touch"],), **options).layout.objects
+            for rule, prefers in rules.items():
+                scores = [prefers(one, objects) for one in objects]
+                found[rule] += (scores[0] == max(scores)) / scores.count(max(scores))  # a draw among equals
+        rows.append([name, *(f"{100 * share / SCENES:.0f}" for share in found.values())])
+    title = f"Right object (%) without reading, of {SCENES:,} scenes a set; a draw among three is right in 33."
+    return Table(title, ("set", *rules), rows)
+
+
+def _novel(one: Placement, objects: Sequence[Placement]) -> float:
+    return one.kind in NEVER_SHOWN_KINDS
+
+
+def _odd(one: Placement, objects: Sequence[Placement]) -> float:
+    return -sum((one.kind.colour == other.kind.colour) + (one.kind.shape == other.kind.shape) for other in objects)
+
+
+def _leftmost(one: Placement, objects: Sequence[Placement]) -> float:
+    return -front_column(one.x, one.y)
+
+
 def _kind(sentence: str) -> str:
     if _expression(sentence, SCENE)[0]:
         return ABOUT_SCENE
@@ -119,13 +167,13 @@ def _kind(sentence: str) -> str:
 
 def _marks(
     runs: dict[int, RunResult], name: str, told: dict[str, list[str]], kind: str
-) -> tuple[dict[int, list[bool]], list[str]]:
-    """Training seed -> success, and each episode's task, where that is what is new."""
+) -> tuple[dict[int, list[bool]], Design]:
+    """Training seed -> success where that is what is new; the n-th episodes of all tasks begin from one scene."""
     kept = [
         (task, i) for task, sentences in told.items() for i, sentence in enumerate(sentences) if _kind(sentence) == kind
     ]
     marks = {seed: [run.successes[name][task][i] == "1" for task, i in kept] for seed, run in runs.items()}
-    return marks, [task for task, _ in kept]
+    return marks, Design.of_episodes([i for _, i in kept])
 
 
 def _questions(phrasings: str, expressions: dict[str, str], *, wanted: int) -> list[VQASample]:

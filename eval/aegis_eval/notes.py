@@ -19,27 +19,29 @@ def interval_note(comparison: Comparison) -> str:
         )
     if len(comparison.seeds) <= 1:
         return (
-            "Square brackets hold 95 % intervals: Wilson’s for rates, and for retention a bootstrap over questions. "
-            "They cover the choice of questions and of initial states, not that of the training seed: there is one "
-            f"seed an arm. {same}"
+            "Square brackets hold 95 % intervals: Wilson’s for rates, a bootstrap over initial states for a set of "
+            "several tasks, which share them, and over questions for retention. They cover the choice of questions and "
+            "of initial states, not that of the training seed: there is one seed an arm. "
+            f"{same}"
         )
     return (
         f"A value is the mean over training seeds; round brackets hold every seed’s own ({_listed(comparison.seeds)}), "
         f"square brackets a 95 % interval: a bootstrap of {REPLICATES:,} replicates that redraws seeds, and questions "
-        "within their families (initial states within their tasks) for all seeds at once. A rate of one seed, or "
-        "without any variance, has Wilson’s interval. Few seeds make an interval too narrow where they differ by more "
-        "than questions and states do, as in what an unprotected arm keeps: over three it then holds the true mean in "
-        "three quarters of cases, over two in half of them. Retention is accuracy over that of the untouched backbone "
-        f"on the same questions, the worst family each seed’s own. {same}"
+        "within their families (initial states, which the tasks of a set share) for all seeds at once. A rate of one "
+        "seed in one task, of one seed’s answers, or without any variance, has Wilson’s interval. Few seeds make an "
+        "interval too narrow where they differ by more than questions and states do, as in what an unprotected arm "
+        "keeps: over three it then holds the true mean in three quarters of cases, over two in half of them. Retention "
+        "is accuracy over that of the untouched backbone on the same questions, the worst family each seed’s own. "
+        f"{same}"
     )
 
 
 def difference_note(comparison: Comparison) -> str:
     """How differences are paired, in words."""
     method = (
-        "Newcombe’s 95 % interval for paired rates"
+        "Newcombe’s 95 % interval for paired rates, a bootstrap over initial states for a set of several tasks"
         if len(comparison.seeds) <= 1
-        else "the same two-level bootstrap of the paired differences (Newcombe’s interval for a single seed)"
+        else "the same two-level bootstrap of the paired differences (Newcombe’s interval where a rate has Wilson’s)"
     )
     base = comparison.study.arm(comparison.study.baseline).label
     return (

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from aegis_eval.bootstrap import Estimate, Marks, difference_estimate, retention_estimates, success_estimate
+from aegis_eval.bootstrap import Design, Estimate, Marks, difference_estimate, retention_estimates, success_estimate
 from aegis_eval.run_result import ProbeResult, RunResult
 from aegis_eval.scoring import ALL
 from aegis_eval.study import Arm, Study
@@ -176,7 +176,7 @@ def _vqa(runs: Mapping[int, RunResult]) -> dict[str, dict[str, Estimate]]:
         answers = {seed: run.probes[probe] for seed, run in runs.items()}
         first = next(iter(answers.values()))
         found[probe] = {
-            family: success_estimate({s: _of_family(a, family) for s, a in answers.items()}, _strata(first, family))
+            family: success_estimate({s: _of_family(a, family) for s, a in answers.items()}, _asked(first, family))
             for family in (ALL, *first.names())
         }
     return found
@@ -208,25 +208,25 @@ def _retention(runs: Mapping[int, RunResult], pretrained: RunResult | None, prob
 def _vqa_difference(runs: Mapping[int, RunResult], others: Mapping[int, RunResult], probe: str) -> Estimate | None:
     first = {seed: run.probes[probe] for seed, run in runs.items()}
     second = {seed: run.probes[probe].outcomes() for seed, run in others.items() if probe in run.probes}
-    strata = next(iter(first.values())).families
-    return difference_estimate({seed: a.outcomes() for seed, a in first.items()}, second, strata)
+    design = _asked(next(iter(first.values())), ALL)
+    return difference_estimate({seed: a.outcomes() for seed, a in first.items()}, second, design)
 
 
 def _success_difference(runs: Mapping[int, RunResult], others: Mapping[int, RunResult], name: str) -> Estimate | None:
-    first, strata = _pooled(runs, name)
+    first, design = _pooled(runs, name)
     second, _ = _pooled({seed: run for seed, run in others.items() if name in run.successes}, name)
-    return difference_estimate(first, second, strata)
+    return difference_estimate(first, second, design)
 
 
-def _pooled(runs: Mapping[int, RunResult], name: str) -> tuple[dict[int, Marks], list[str]]:
-    """Training seed -> outcomes of all tasks of a set, and each episode's task."""
+def _pooled(runs: Mapping[int, RunResult], name: str) -> tuple[dict[int, Marks], Design]:
+    """Training seed -> outcomes of all tasks of a set, whose n-th episodes begin from one seed and so one scene."""
     outcomes: dict[int, Marks] = {}
-    strata: list[str] = []
+    scenes: list[int] = []
     for seed, run in runs.items():
-        tasks = run.successes[name]
-        outcomes[seed] = [mark == "1" for marks in tasks.values() for mark in marks]
-        strata = [task for task, marks in tasks.items() for _ in marks]
-    return outcomes, strata
+        tasks = run.successes[name].values()
+        outcomes[seed] = [mark == "1" for marks in tasks for mark in marks]
+        scenes = [scene for marks in tasks for scene in range(len(marks))]
+    return outcomes, Design.of_episodes(scenes)
 
 
 def _tasks(runs: Mapping[int, RunResult], name: str) -> dict[str, Estimate]:
@@ -234,7 +234,7 @@ def _tasks(runs: Mapping[int, RunResult], name: str) -> dict[str, Estimate]:
     return {
         task: success_estimate(
             {seed: [mark == "1" for mark in run.successes[name][task]] for seed, run in runs.items()},
-            [task] * len(marks),
+            Design.of_episodes(range(len(marks))),
         )
         for task, marks in first.items()
     }
@@ -244,8 +244,8 @@ def _of_family(answers: ProbeResult, family: str) -> list[bool]:
     return [r for asked, r in zip(answers.families, answers.outcomes(), strict=True) if family in (ALL, asked)]
 
 
-def _strata(answers: ProbeResult, family: str) -> list[str]:
-    return [asked for asked in answers.families if family in (ALL, asked)]
+def _asked(answers: ProbeResult, family: str) -> Design:
+    return Design.of_questions([asked for asked in answers.families if family in (ALL, asked)])
 
 
 def _shared_names(runs: Mapping[int, RunResult], what: str) -> list[str]:

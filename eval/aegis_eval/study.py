@@ -81,8 +81,9 @@ class RolloutPlan:
         seed: Of the first initial state; far from those of the demonstrations.
         environments: Simulations stepped together.
         videos: Films kept of each task of each set.
-        chance: Success rate of acting without reading the instruction; None if unknown.
-        chance_note: Where that number comes from, in a sentence.
+        chance: Set -> the most that acting without reading the instruction reaches; sets of which it is unknown are
+            left out.
+        chance_note: Where these numbers come from, in a sentence.
     """
 
     sets: Mapping[str, Options]
@@ -90,7 +91,7 @@ class RolloutPlan:
     seed: int = 100_000
     environments: int = 10
     videos: int = 1
-    chance: float | None = None
+    chance: Mapping[str, float] = field(default_factory=dict)
     chance_note: str = ""
 
 
@@ -293,6 +294,7 @@ def _rollouts(content: Any) -> RolloutPlan:
         if "type" not in mapping(options, f"rollouts.sets.{name}"):
             raise ValueError(f"rollouts.sets.{name} needs `type`, the environment of lerobot-eval; received {options}.")
     given["sets"] = {str(name): dict(options) for name, options in sets.items()}
+    given["chance"] = dict(mapping(given.get("chance") or {}, "rollouts.chance"))
     return section(RolloutPlan, given, "rollouts")
 
 
@@ -340,9 +342,12 @@ def _check_study(study: Study) -> None:
     }.items():
         if value < 0:
             raise ValueError(f"{name} must be a whole number, 0 for none; received {value}.")
-    chance = study.rollouts.chance
-    if chance is not None and not (isinstance(chance, float | int) and 0 <= chance <= 1):
-        raise ValueError(f"rollouts.chance must be a share, such as 0.3333; received {chance!r}.")
+    for name, chance in study.rollouts.chance.items():
+        if name not in study.rollouts.sets or not (isinstance(chance, float | int) and 0 <= chance <= 1):
+            sets = ", ".join(study.rollouts.sets)
+            raise ValueError(
+                f"rollouts.chance gives sets ({sets}) a share each, such as 0.3333; received {name}: {chance!r}."
+            )
     study.arm(study.baseline)
     labels = [arm.label for arm in study.arms]
     if wrong := [label for label in labels if not isinstance(label, str) or labels.count(label) > 1]:

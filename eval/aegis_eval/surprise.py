@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aegis_eval.bootstrap import CONFIDENCE, Estimate, draw
+from aegis_eval.bootstrap import CONFIDENCE, Design, Estimate, draw
 from aegis_eval.scoring import ALL
 
 BOUNDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
@@ -99,7 +99,7 @@ def perplexity_estimate(
     start = np.zeros(len(tokens)) if before is None else np.asarray(before, dtype=np.float64)
     table = np.asarray([list(one) for one in nats.values()], dtype=np.float64) - start  # (S, N)
     lengths = np.asarray(tokens, dtype=np.float64)
-    draws = draw(len(table), tuple(families))
+    draws = draw(len(table), Design.of_questions(families))
     redrawn = (draws.seeds @ table / len(table) * draws.items).sum(axis=1) / (draws.items @ lengths)
     low, high = np.exp(np.quantile(redrawn, BOUNDS))
     by_seed = np.exp(table.sum(axis=1) / lengths.sum())

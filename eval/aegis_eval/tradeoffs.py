@@ -64,9 +64,10 @@ def _tradeoff(comparison: Comparison, name: str, probe: str) -> Plot | None:
         if numbered:
             _key(figure, arms, columns)
         grid = list(figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False).flat)
-        _limits(grid[0], shown, comparison.study.rollouts.chance)
+        chance = comparison.study.rollouts.chance.get(name)
+        _limits(grid[0], shown, chance)
         for axes, lr in zip(grid, rates, strict=True):
-            _references(axes, comparison.study.rollouts.chance)
+            _references(axes, chance)
             _draw_front(axes, front)
             for row, knows, acts in shown:
                 if row.lr == lr:

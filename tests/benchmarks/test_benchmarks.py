@@ -51,9 +51,15 @@ def test_the_smallest_setting_runs_and_leaves_its_tables(run: str, benchmark_mod
 
 def test_episodes_are_split_by_what_is_new_for_every_arm_that_was_kept(benchmark_module, capsys) -> None:
     results = BENCHMARKS.parent / "results/words"
-    benchmark_module("referring").main(["--count=2", f"--results={results}", "--set=attributes"])
-    asked, acted = capsys.readouterr().out.split("Success on")
+    referring = benchmark_module("referring")
+    referring.SCENES = 300
+    referring.main(["--count=2", f"--results={results}", "--set=attributes"])
+    asked, rest = capsys.readouterr().out.split("Success on")
+    acted, unread = rest.split("Right object (%)")
     assert all("of 2" in line for line in asked.splitlines() if line.startswith("| the "))
+    found = {line.split("|")[1].strip(): line.split("|")[2] for line in unread.splitlines() if line.startswith("|")}
+    # Who looks for what no demonstration shows finds it in the set that asks for it, elsewhere by luck.
+    assert int(found["never_shown"]) > 60 and abs(int(found["questions"]) - 33) < 10
     arms = {line.split("|")[1].strip() for line in acted.splitlines()[4:] if line.startswith("|")}
     kept = {tuple(file.stem.rsplit("-", 2)[:2]) for file in results.glob("*-seed*.json")}
     assert arms == {f"{arm}, {rate.removeprefix('lr')}" for arm, rate in kept}

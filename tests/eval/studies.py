@@ -41,7 +41,7 @@ def study_content(arms=tuple(ENDS), *, rates=(3.0e-4, 1.0e-3), seeds=(1000, 1001
                 "shown": {"type": "aegis_tabletop", "task": tasks, "kinds": "shown"},
                 "never_shown": {"type": "aegis_tabletop", "task": tasks, "kinds": "never_shown"},
             },
-            "chance": 0.333,
+            "chance": {"shown": 0.333},
             "chance_note": "Whoever does not read the instruction succeeds in at most 33 %.",
         },
         "arms": {

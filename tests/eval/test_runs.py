@@ -180,7 +180,7 @@ def test_the_digest_changes_with_what_shapes_the_numbers_and_with_nothing_else(s
         title="another",
         arms=tuple(replace(arm, label=f"another {arm.name}", note="another") for arm in study.arms),
         training=replace(study.training, save_freq=7),
-        rollouts=replace(study.rollouts, videos=9, chance=None),
+        rollouts=replace(study.rollouts, videos=9, chance={}),
     )
     assert digest(settings(relabelled, run_of(relabelled, "naive"))) == before
     for other in (
