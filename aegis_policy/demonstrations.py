@@ -206,7 +206,7 @@ def _mend_constants(meta: Any) -> None:
     for key in _NAMES:
         if (statistics := (meta.stats or {}).get(key)) is not None:
             names = joint_names(meta.features, key)
-            mended += [f"{key} {names[i] if names else i}" for i in steady_constants(statistics)]
+            mended += [f"{key} {names[i] if names else i}" for i in steady_constants(statistics, acts=key == ACTION)]
     if mended:
         logging.warning(
             "Never moves in the data, and is learned as a constant: %s. Is a joint not connected?", ", ".join(mended)

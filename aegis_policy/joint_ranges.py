@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 OTHER_SCALE = 8.0  # between ranges: degrees are 57 radians, percent 100 shares, millimetres 1,000 metres
 _CONSTANT = 1e-6  # of a value: a few steps of float32, in which nothing moves
+STILL = 1e-4  # of a constant action, and at least so much: the deviation that stands for none
 
 Array = NDArray[np.float64]
 
@@ -60,14 +61,17 @@ def _clipped_at_100(ranges: Array) -> bool:
     return bool((np.abs(size - 100) < 1e-4).any() and (size < 100 + 1e-4).all())
 
 
-def steady_constants(statistics: MutableMapping[str, Any]) -> list[int]:
-    """Gives numbers that never change in the data the deviation 1, in place, so that they are normalised to about 0.
+def steady_constants(statistics: MutableMapping[str, Any], *, acts: bool) -> list[int]:
+    """Gives numbers that never change in the data a deviation, in place, so that they are normalised to about 0.
 
     LeRobot divides by the deviation (or the quantiles' distance) plus 1e-8, and the mean of a constant is off by a
     rounding error: the quotient is in the thousands. One gripper that nobody moved, and there is no loss but its own.
+    The deviation is 1 in what is observed. What is acted is multiplied by it again, error and all, in whatever unit the
+    robot has: there it is `STILL`, above rounding and below what moves a joint.
 
     Args:
         statistics: Of one feature, LeRobot's: `min`, `max`, `mean`, `std`, `q01`, ..., each (A,).
+        acts: Whether it is the action.
 
     Returns:
         Which numbers were mended.
@@ -76,10 +80,11 @@ def steady_constants(statistics: MutableMapping[str, Any]) -> list[int]:
         return []
     low, high, mean = (np.asarray(statistics[name], dtype=float) for name in ("min", "max", "mean"))
     constant = high - low <= _CONSTANT * np.maximum(np.abs(low), np.abs(high))
+    deviation = np.maximum(STILL * np.abs(mean), STILL) if acts else np.ones_like(mean)
     beside = {
-        "std": np.ones_like(mean),
-        **dict.fromkeys(("q01", "q10"), mean - 1),
-        **dict.fromkeys(("q90", "q99"), mean + 1),
+        "std": deviation,
+        **dict.fromkeys(("q01", "q10"), mean - deviation),
+        **dict.fromkeys(("q90", "q99"), mean + deviation),
     }
     if constant.any():
         for name, value in beside.items():

@@ -146,7 +146,7 @@ class AegisVLAPolicy(RealTimeChunking, Adapters, PreTrainedPolicy):
         size = batch[ACTION].shape[-1]
         action = pad_vector(batch[ACTION], self.config.action_size)
         if noise is None or time is None:
-            drawn_noise, drawn_time = self.progress.draw(action, micro_batch=self._micro_batch)
+            drawn_noise, drawn_time = self.progress.draw(action, micro_batch=self._micro_batch if training else None)
             noise, time = drawn_noise if noise is None else noise, drawn_time if time is None else time
         noisy, target = interpolate(action, noise, time)
         inputs = vlm_inputs(batch)

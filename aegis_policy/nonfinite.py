@@ -46,7 +46,10 @@ def require_finite(
     if first is not None:
         message += f" The backbone's activations are not finite from layer {first!r} on."
     if on_nonfinite == "stop":
-        raise FloatingPointError(f"{message} Leave such steps out and go on with --policy.on_nonfinite=skip.")
+        raise FloatingPointError(
+            f"{message} Leave such steps out and go on with --policy.on_nonfinite=skip; a resumed training takes its "
+            "optimizer's options from the checkpoint, and needs --optimizer.on_nonfinite=skip beside it."
+        )
     logging.warning(message)
     return loss * torch.nan
 

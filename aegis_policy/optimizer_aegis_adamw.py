@@ -13,11 +13,7 @@ from aegis_policy.aegis import AegisAdamW
 @OptimizerConfig.register_subclass("aegis_adamw")
 @dataclass
 class AegisAdamWConfig(OptimizerConfig):
-    """AdamW whose steps respect the anchor; a plain AdamW for parameters that no group protects.
-
-    On a CPU torch's fused kernel takes the step: one pass over each tensor instead of a dozen, in a third to
-    half of the time (docs/performance.md, Forms of a projector). Elsewhere torch chooses.
-    """
+    """AdamW whose steps respect the anchor; a plain AdamW for parameters that no group protects."""
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
@@ -30,10 +26,8 @@ class AegisAdamWConfig(OptimizerConfig):
 
     def build(self, params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over the groups of `AegisVLAPolicy.get_optim_params`, or over bare parameters."""
-        groups: list[Any] = list(params)
-        members = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
         return AegisAdamW(
-            groups,
+            params,
             lr=self.lr,
             betas=(self.betas[0], self.betas[1]),
             eps=self.eps,
@@ -41,5 +35,4 @@ class AegisAdamWConfig(OptimizerConfig):
             projection=self.projection,
             projection_every=self.projection_every,
             on_nonfinite=self.on_nonfinite,
-            fused=True if all(p.device.type == "cpu" for p in members) else None,
         )

@@ -88,7 +88,7 @@ class AegisAdamW(torch.optim.AdamW):
         maximize: As in `torch.optim.AdamW`; not for protected layers.
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
-        fused: As in `torch.optim.AdamW`.
+        fused: As in `torch.optim.AdamW`; None fuses on a CPU too.
 
     Raises:
         ValueError: If a group asks for something that the projection cannot protect; the message names the

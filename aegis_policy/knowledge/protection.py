@@ -90,7 +90,17 @@ class Protection:
         return groups
 
     def attach(self, optimizer: AegisAdamW) -> None:
-        """Called by `AegisAdamW` when it takes over the groups."""
+        """Called by `AegisAdamW` when it takes over the groups.
+
+        Raises:
+            ValueError: If it projects otherwise than the policy asks for.
+        """
+        if optimizer.projection != self.projection:
+            raise ValueError(
+                f"The policy asks for the projection {self.projection!r}, its optimizer is set to "
+                f"{optimizer.projection!r}. A resumed training takes the optimizer's options from the checkpoint: give "
+                f"--optimizer.projection={self.projection} too (and --optimizer.projection_every, if that changes)."
+            )
         self.optimizer = optimizer
         self._in_place = False
         self._uncounted = False

@@ -80,6 +80,7 @@ class Retention:
                 processor=processor,
                 image_keys=list(config.image_features),
                 questions=config.reference_questions,
+                every=recipe.reference_every,
             )
 
     def _choose_trainable(self) -> dict[str, nn.Parameter]:

@@ -103,11 +103,18 @@ def build_anchor(
         samples: Images and questions; the answers are not used.
         batch_size: Samples a forward pass.
         unit_inputs: Whether each token counts the same in second moments, see `AnchorCollector`.
-        token_stride: Every so many tokens count in second moments, see `AnchorCollector`. None: by `TOKEN_STRIDES`, all
-            tokens of fewer samples.
+        token_stride: Every so many tokens count in second moments, see `AnchorCollector`; at most as many as there are
+            batches. None: by `TOKEN_STRIDES`, all tokens of fewer samples.
     """
     if not samples:
         raise ValueError("An anchor is built from VQA samples: got none.")
+    # An image is rows of patches: a place that no batch begins at is a column of every image that is never seen.
+    batches = -(-len(samples) // batch_size)
+    if token_stride is not None and token_stride > batches:
+        raise ValueError(
+            f"Each batch counts other tokens, and {batches} batches do not reach all that are a token stride of "
+            f"{token_stride} apart. Take a stride of at most {batches}, or batches of fewer samples than {batch_size}."
+        )
     device = next(backbone.parameters()).device
     was_training = backbone.training
     backbone.eval()
@@ -126,7 +133,7 @@ def build_anchor(
         linears=linears,
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
-        token_stride=token_stride or token_stride_of(len(samples)),
+        token_stride=token_stride or min(token_stride_of(len(samples)), batches),
         dtype=accumulation_dtype(device),
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")

@@ -180,11 +180,21 @@ def test_one_joint_that_stands_does_not_drown_the_others(tmp_path):
     data = record(tmp_path / "standing", cameras={"front": (48, 64)}, ranges=ranges, frames=200)
     stats = data.meta.stats["action"]
     assert np.abs(31.7 - stats["mean"][5]) / (stats["std"][5] + 1e-8) > 10  # as LeRobot would have it
-    assert steady_constants(stats) == [5]
+    assert steady_constants(stats, acts=False) == [5]
     action = torch.stack([data[i]["action"] for i in range(20)]).numpy()
     normalised = (action - stats["mean"]) / (stats["std"] + 1e-8)
     # A rounding error of float32 on 31.7 is below 1e-4; LeRobot's own statistics make hundreds of it.
     assert np.abs(normalised[:, 5]).max() < 1e-3 and np.abs(normalised[:, :5]).max() < 3
+
+
+def test_the_error_of_an_action_that_never_moves_moves_nothing(tmp_path):
+    """In metres or radians a deviation of 1 would send the network's error as it is."""
+    ranges = (*DEGREES[:5], (0.04, 0.04))
+    stats = record(tmp_path / "standing", cameras={"front": (48, 64)}, ranges=ranges, frames=200).meta.stats["action"]
+    assert steady_constants(stats, acts=True) == [5]
+    sent = 0.1 * stats["std"][5] + stats["mean"][5]  # an error of a tenth of a deviation, as of any other joint
+    assert abs(sent - 0.04) < 1e-4
+    assert abs(0.04 - stats["mean"][5]) / stats["std"][5] < 0.1  # rounding stays small beside it
 
 
 def test_a_new_policy_is_trained_on_statistics_that_are_mended(tiny_folder, tmp_path, caplog):
@@ -193,7 +203,9 @@ def test_a_new_policy_is_trained_on_statistics_that_are_mended(tiny_folder, tmp_
     with caplog.at_level(logging.WARNING):
         make_policy(config, ds_meta=data.meta)
     assert "Never moves in the data, and is learned as a constant: action gripper.pos" in _warnings(caplog)[0]
-    assert data.meta.stats["action"]["std"][5] == 1  # those that lerobot-train hands to the preprocessor next
+    assert data.meta.stats["action"]["std"][5] == pytest.approx(
+        1e-4 * 31.7, rel=1e-3
+    )  # those that lerobot-train hands to the preprocessor next
 
 
 def test_acting_without_a_camera_is_refused_at_the_first_observation(trained):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
+from aegis_policy.knowledge import sources
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
 from aegis_policy.knowledge.sources import build_anchor
 from aegis_policy.modeling_aegis_vla import AegisVLAPolicy
@@ -174,6 +175,19 @@ def test_an_anchor_built_on_start_counts_each_token_the_same_and_a_file_is_taken
     assert any(plain.second_moment(weight).trace() > 2 for weight in plain.weights)
     built.save_pretrained(tmp_path)
     assert type(built).from_pretrained(tmp_path).anchor.unit_inputs is built.anchor.unit_inputs
+
+
+def test_batches_are_never_fewer_than_the_places_that_their_tokens_are_counted_at(make_policy, monkeypatch):
+    """Each batch counts other tokens: of too few, some columns of every image would be seen in none."""
+    monkeypatch.setattr(sources, "TOKEN_STRIDES", ((6, 16),))
+    untrained, samples = make_policy(), make_samples(6)
+    backbone, processor = untrained.backbone, untrained.vlm.processor
+    by_default = build_anchor(backbone, processor, samples, batch_size=2)
+    of_three = build_anchor(backbone, processor, samples, batch_size=2, token_stride=3)
+    one, other = by_default.state_dict(), of_three.state_dict()
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match="at most 3"):
+        build_anchor(backbone, processor, samples, batch_size=2, token_stride=4)
 
 
 def test_the_anchor_does_not_depend_on_how_samples_are_batched(make_policy):

@@ -7,6 +7,7 @@ import torch
 
 from aegis_policy.knowledge.drift import watch_outputs
 from aegis_policy.knowledge.reference import REFERENCES, Seen
+from aegis_policy.knowledge.references import answers
 from aegis_policy.network.prompt import encode_prompts, to_uint8
 from aegis_policy.processor_aegis_vla import vlm_inputs
 from tests.policy.conftest import make_batch, say, train
@@ -107,6 +108,22 @@ def test_all_of_an_answer_counts(make_policy, family):
     found_alone = torch.cat(divergences)
     assert len(found_alone) > 2  # more than a token each
     torch.testing.assert_close(found, found_alone.mean(), rtol=1e-3, atol=1e-6)
+
+
+def test_every_question_comes_up_however_rarely_they_are_asked(make_policy, monkeypatch):
+    asked: set[str] = set()
+
+    def listen(processor, images, prompts, **options):
+        asked.update(prompts)
+        return encode_prompts(processor, images, prompts, **options)
+
+    monkeypatch.setattr(answers, "encode_prompts", listen)
+    questions = tuple(f"Question {i}?" for i in range(4))
+    policy = penalised(make_policy, "answers", reference_questions=questions, reference_every=2, reference_samples=1)
+    seen = see(policy, make_batch(policy)).first(1)
+    for step in range(0, 8, 2):
+        policy._retention._reference(seen._replace(step=step))
+    assert asked == set(questions)
 
 
 @pytest.mark.parametrize("reference", ["features", "answers", "batch_moments"])

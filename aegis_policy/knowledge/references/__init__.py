@@ -22,6 +22,7 @@ def make_reference(
     processor: Any,
     image_keys: Sequence[str],
     questions: Sequence[str],
+    every: int = 1,
 ) -> Reference:
     """The reference called `name`, one of `REFERENCES`.
 
@@ -33,6 +34,7 @@ def make_reference(
         processor: The VLM's own, for "answers".
         image_keys: The policy's cameras, for "answers".
         questions: What "answers" asks.
+        every: Steps from one look at it to the next.
     """
     if name in ANCHORED:
         assert anchor is not None, "the policy builds its anchor on start"
@@ -44,5 +46,5 @@ def make_reference(
     if name == "weights":
         return Weights(backbone, teacher)
     if name == "answers":
-        return Answers(backbone, teacher, processor=processor, image_keys=image_keys, questions=questions)
+        return Answers(backbone, teacher, processor=processor, image_keys=image_keys, questions=questions, every=every)
     raise ValueError(f"There is no reference {name!r}.")

@@ -36,6 +36,7 @@ class Answers:
         processor: The VLM's own.
         image_keys: The policy's cameras.
         questions: At least one.
+        every: Steps from one look to the next.
     """
 
     def __init__(
@@ -46,17 +47,19 @@ class Answers:
         processor: Any,
         image_keys: Sequence[str],
         questions: Sequence[str],
+        every: int = 1,
     ) -> None:
         self._backbone = backbone
         self._teacher = teacher
         self._processor = processor
         self._image_keys = tuple(image_keys)
         self._questions = tuple(questions)
+        self._every = every
 
     def __call__(self, seen: Seen) -> Tensor:
         """(1,)."""
         images = [to_uint8(seen.batch[key]) for key in self._image_keys]
-        first = seen.step + seen.micro_batch
+        first = seen.step // self._every + seen.micro_batch  # counted in looks, or some questions never come up
         asked = [self._questions[(first + i) % len(self._questions)] for i in range(len(seen.mask))]
         views = [list(one) for one in zip(*images, strict=True)]
         inputs = encode_prompts(self._processor, views, asked, padding_side="left")
