@@ -96,7 +96,7 @@ def make_place(
         raise ValueError(f"--threads must be at least 1; received {threads}.")
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1; received {workers}.")
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
     if executor == "local" and study.device.startswith("cuda"):
         import torch
 
@@ -105,9 +105,9 @@ def make_place(
                 f"Each run sees one GPU and calls it cuda; received device: {study.device}. Write `device: cuda`, and "
                 "choose GPUs with CUDA_VISIBLE_DEVICES."
             )
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[: torch.cuda.device_count()]
-        numbered = all(one.strip().isdigit() for one in chosen)
-        gpus = tuple(map(int, chosen)) if numbered else tuple(range(torch.cuda.device_count()))
+        present = torch.cuda.device_count()
+        chosen = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+        gpus = tuple(chosen[:present]) or tuple(map(str, range(present)))
         if not gpus:
             raise ValueError(
                 f"The study asks for device {study.device}, and torch sees no GPU here. Use `device: cpu`."

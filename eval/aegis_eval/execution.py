@@ -38,7 +38,7 @@ class Place:
         threads: Threads of each command.
         executor: `"local"` or `"slurm"`.
         slurm: Parameters of submitit's SlurmExecutor.
-        gpus: Numbers of the GPUs that local runs are spread over; empty for none.
+        gpus: The GPUs that local runs are spread over, as CUDA_VISIBLE_DEVICES names them; empty for none.
     """
 
     study: Study
@@ -48,7 +48,7 @@ class Place:
     threads: int = 1
     executor: str = "local"
     slurm: Mapping[str, Any] = field(default_factory=dict)
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
     def result_file(self, name: str) -> Path:
         """JSON file of a run, or of `pretrained`."""
@@ -117,13 +117,14 @@ def share_stages(place: Place, *, data: bool, on_tick: Callable[[Sequence[Activi
         gather_pretrained(place.study, place.out).write(place.result_file(PRETRAINED))
 
 
-def finish_run(place: Place, run: Run, *, watched: int | None = None) -> str | None:
+def finish_run(place: Place, run: Run, *, watched: int | None = None, gpu: str | None = None) -> str | None:
     """Do what is left of a run and write its result: the function of the run's job.
 
     Args:
         place: Where and how.
         run: The run.
         watched: Process whose end ends this run too; None: it outlives everybody.
+        gpu: The one that its commands see, as CUDA_VISIBLE_DEVICES names it; None: those that this process sees.
 
     Returns:
         None, or why a command failed.
@@ -148,7 +149,7 @@ def finish_run(place: Place, run: Run, *, watched: int | None = None) -> str | N
             run_jobs(
                 run_stages(place.study, run, place.out),
                 workers=1,
-                environment=command_environment(place.threads),
+                environment=command_environment(place.threads) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
                 on_tick=watch,
                 stamp=commit,
             )

@@ -182,7 +182,8 @@ def read_result(path: Path) -> RunResult:
 def find_result(path: Path, settings: Mapping[str, Any]) -> RunResult | None:
     """The result at `path` if there is one.
 
-    Results can be read where their backbone is not: settings without `weights` have none to compare with.
+    Results can be read where their backbone or data is not: settings whose `weights` or `data` is empty have none to
+    compare with.
 
     Raises:
         ValueError: If it was made with other settings.
@@ -190,8 +191,9 @@ def find_result(path: Path, settings: Mapping[str, Any]) -> RunResult | None:
     if not path.is_file():
         return None
     found = read_result(path)
-    unknown = {} if settings.get("weights") else {"weights": found.settings.get("weights")}
-    changed = differences(found.settings, {**settings, **unknown})
+    absent = {name for name in ("weights", "data") if not settings.get(name)}
+    known = [{k: v for k, v in one.items() if k not in absent} for one in (found.settings, settings)]
+    changed = differences(*known)
     if changed:
         raise ValueError(
             f"{path} was made with other settings ({changed}). Give the study those, choose another --results (or "

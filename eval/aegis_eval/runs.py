@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from aegis_eval.probes import find_probe
-from aegis_eval.study import Arm, Study
+from aegis_eval.study import Arm, Dataset, Study
 
 PRETRAINED = "pretrained"
 
@@ -117,6 +117,7 @@ def shared_settings(study: Study) -> dict[str, Any]:
             **_backbone(study),
             "demonstrations": study.demonstrations,
             "dataset": asdict(study.dataset) if study.dataset else None,
+            **({"data": _recorded(study.dataset)} if study.dataset else {}),
             "anchor": study.anchor.settings() if study.anchor else None,
         }
     )
@@ -155,6 +156,12 @@ def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
     part = path.with_suffix(".part")  # written beside and moved: whole or not there
     part.write_text(json.dumps(settings, indent=1) + "\n")
     part.replace(path)
+
+
+def _recorded(dataset: Dataset) -> str:
+    """What it holds, by its statistics: the same folder with other recordings is another study. Empty if not here."""
+    files = [Path(dataset.root) / "meta" / name for name in ("info.json", "stats.json")] if dataset.root else []
+    return _contents(tuple(file for file in files if file.is_file()))
 
 
 def _backbone(study: Study) -> dict[str, str]:

@@ -38,7 +38,7 @@ class _Submitted:
 
     run: Run
     job: submitit.Job[str | None]
-    gpu: int | None = None
+    gpu: str | None = None
     seen: dict[str, float] = field(default_factory=dict)
 
     def activity(self, place: Place) -> Activity | None:
@@ -124,7 +124,7 @@ def _make_executor(place: Place) -> Any:
     return local
 
 
-def _submit(place: Place, executor: Any, runs: Sequence[Run], *, taken: Sequence[int | None]) -> list[_Submitted]:
+def _submit(place: Place, executor: Any, runs: Sequence[Run], *, taken: Sequence[str | None]) -> list[_Submitted]:
     if not runs:
         return []
     if place.executor == "slurm":
@@ -133,18 +133,17 @@ def _submit(place: Place, executor: Any, runs: Sequence[Run], *, taken: Sequence
         return [_Submitted(run, job) for run, job in zip(runs, jobs, strict=True)]
     submitted: list[_Submitted] = []
     for run in runs:
+        # Not by the executor's own option, which knows GPUs by their numbers only: MIG's parts have names.
         gpu = least_taken(place.gpus, [*taken, *(one.gpu for one in submitted)])
-        if gpu is not None:
-            executor.update_parameters(gpus_per_node=1, visible_gpus=[gpu])
-        submitted.append(_Submitted(run, executor.submit(finish_run, place, run, watched=os.getpid()), gpu))
+        submitted.append(_Submitted(run, executor.submit(finish_run, place, run, watched=os.getpid(), gpu=gpu), gpu))
     return submitted
 
 
-def least_taken(gpus: Sequence[int], taken: Sequence[int | None]) -> int | None:
+def least_taken(gpus: Sequence[str], taken: Sequence[str | None]) -> str | None:
     """The GPU on which the fewest runs are under way, None where there is none: more runs than GPUs share them evenly.
 
     Args:
-        gpus: Their numbers.
+        gpus: Their numbers or names.
         taken: That of each run under way.
     """
     return min(gpus, key=Counter(taken).__getitem__, default=None)

@@ -82,7 +82,7 @@ def test_an_environment_that_cannot_run_here_is_told_before_anything_is_made(
     monkeypatch.setattr("aegis_envs.metaworld.requirements.TOO_NEW_MUJOCO", "0")  # then any version is too new
     monkeypatch.setattr("aegis_envs.aloha.requirements.find_spec", lambda name: None)  # as where it is not installed
     content = study_content(("naive",), rates=(1e-3,), seeds=(1000,))
-    content["rollouts"]["sets"] = {"suite": {"type": suite, "task": task}}
+    content["rollouts"] |= {"sets": {"suite": {"type": suite, "task": task}}, "chance": {}}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     assert call(file) == 2
@@ -130,7 +130,7 @@ def test_workers_are_cores_over_threads_unless_told(tmp_path, monkeypatch):
     assert place(threads=9).workers == 1
 
 
-@pytest.mark.parametrize(("visible", "gpus"), [("2,3", (2, 3)), ("", (0, 1)), ("GPU-1a,GPU-2b", (0, 1))])
+@pytest.mark.parametrize(("visible", "gpus"), [("2,3", ("2", "3")), ("", ("0", "1")), ("MIG-1a", ("MIG-1a",))])
 def test_runs_keep_to_the_gpus_that_the_user_has_chosen(tmp_path, monkeypatch, visible, gpus):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -142,8 +142,8 @@ def test_runs_keep_to_the_gpus_that_the_user_has_chosen(tmp_path, monkeypatch, v
 
 
 def test_more_runs_than_gpus_share_them_evenly():
-    taken: list[int | None] = [3]  # a run of another round
+    taken: list[str | None] = ["3"]  # a run of another round
     for _ in range(7):
-        taken.append(least_taken((2, 3, 5, 7), taken))
-    assert sorted(taken) == [2, 2, 3, 3, 5, 5, 7, 7]
+        taken.append(least_taken(("2", "3", "5", "7"), taken))
+    assert sorted(filter(None, taken)) == ["2", "2", "3", "3", "5", "5", "7", "7"]
     assert least_taken((), [None]) is None

@@ -9,7 +9,7 @@ from aegis_eval.execution import Place, pending_stages, read_results
 from aegis_eval.gather import keep_videos
 from aegis_eval.provenance import as_typed
 from aegis_eval.run_result import find_result, read_result
-from aegis_eval.runs import Run, differences, digest, keep_settings, origin, plan_runs, run_settings
+from aegis_eval.runs import Run, _contents, differences, digest, keep_settings, origin, plan_runs, run_settings
 from aegis_eval.stages import config_folder, run_stages, training_folder
 from aegis_eval.study import make_study
 from aegis_eval.submission import startable
@@ -60,6 +60,19 @@ def test_the_same_folder_with_other_weights_is_another_run(tmp_path):
         return settings(backbone, run_of(backbone, "naive"))["weights"]
 
     assert weights(b"old") != weights(b"newer")
+
+
+def test_data_recorded_anew_in_the_same_folder_is_another_run(tmp_path):
+    content = study_content() | {"dataset": {"repo_id": "local/touch", "root": str(tmp_path / "data")}}
+    del content["demonstrations"]
+    study = make_study(content)
+    seen = [settings(study, run_of(study, "naive"))["data"]]
+    for episodes in (6, 900):
+        (tmp_path / "data/meta").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/meta/info.json").write_text(f'{{"total_episodes": {episodes}}}')
+        _contents.cache_clear()
+        seen.append(settings(study, run_of(study, "naive"))["data"])
+    assert seen[0] == "" and len(set(seen)) == 3
 
 
 def test_runs_can_be_chosen_by_arm_rate_and_seed_and_a_wrong_choice_is_told(study):
@@ -220,7 +233,7 @@ def test_a_result_survives_its_json_and_one_of_other_settings_is_refused(tmp_pat
 def test_a_result_can_be_read_where_its_backbone_is_not_and_not_with_another_one(tmp_path):
     result = made_up_run("naive", 1e-3, 1000, settings={"weights": "a1b2"})
     result.write(tmp_path / "run.json")
-    assert find_result(tmp_path / "run.json", {"weights": ""}) == result
+    assert find_result(tmp_path / "run.json", {"weights": "", "data": ""}) == result
     with pytest.raises(ValueError, match="weights was 'a1b2'"):
         find_result(tmp_path / "run.json", {"weights": "c3d4"})
 
