@@ -10,12 +10,9 @@ from torch.optim.adam import adam
 def adamw_step(optimizer: torch.optim.AdamW, group: dict[str, Any]) -> None:
     """The step of one group; `AdamW.step` would run all of them, and the user's step hooks each time.
 
-    On a CPU torch's fused kernel takes it, unless the group says otherwise: one pass over each tensor instead of a
-    dozen, in a third to half of the time (docs/performance.md, Forms of a projector). Chosen at each step and not kept
-    in the group, which is saved: so a training goes on on another device.
-
     Args:
-        optimizer: Whose state it is.
+        optimizer: Whose state it is. With `fused_on_cpu` torch's fused kernel takes the step on a CPU where the group
+            leaves the choice.
         group: One of its parameter groups.
     """
     lists: list[list[Tensor]] = [[] for _ in range(6)]
@@ -23,7 +20,8 @@ def adamw_step(optimizer: torch.optim.AdamW, group: dict[str, Any]) -> None:
     params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps = lists
     beta1, beta2 = group["betas"]
     fused = group["fused"]
-    if fused is None and not (group["foreach"] or group["differentiable"] or has_complex):
+    free = fused is None and not (group["foreach"] or group["differentiable"] or has_complex)
+    if free and getattr(optimizer, "fused_on_cpu", False):
         fused = all(p.device.type == "cpu" for p in params) or None
     adam(
         params,

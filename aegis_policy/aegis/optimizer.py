@@ -88,7 +88,8 @@ class AegisAdamW(torch.optim.AdamW):
         maximize: As in `torch.optim.AdamW`; not for protected layers.
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
-        fused: As in `torch.optim.AdamW`; None fuses on a CPU too.
+        fused: As in `torch.optim.AdamW`.
+        fused_on_cpu: Whether None fuses on a CPU too. Of no group, so that saved state fits any device.
 
     Raises:
         ValueError: If a group asks for something that the projection cannot protect; the message names the
@@ -111,6 +112,7 @@ class AegisAdamW(torch.optim.AdamW):
         foreach: bool | None = None,
         capturable: bool = False,
         fused: bool | None = None,
+        fused_on_cpu: bool = False,
     ) -> None:
         if projection not in PROJECTIONS:
             raise ValueError(f"projection is one of {', '.join(PROJECTIONS)}; received {projection!r}.")
@@ -125,6 +127,7 @@ class AegisAdamW(torch.optim.AdamW):
         self._accumulation = Accumulation(projection_every) if projection_every > 1 else None
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
+        self.fused_on_cpu = fused_on_cpu
         self._restrictions = Restrictions()
         self._layer_reports: dict[str, ProjectionReport] = {}
         self._guards: list[Any] | None = []  # None once attached

@@ -65,12 +65,13 @@ def test_the_penalty_is_added_to_the_loss_and_logged(make_policy, reference):
     policy = penalised(make_policy, reference)
     disturb(policy)
     batch = make_batch(policy)
+    noise, time = policy.progress.draw(batch["action"], micro_batch=0)
     policy.train()
-    loss, metrics = policy.forward(batch)
+    loss, metrics = policy.forward(batch, noise, time)
     assert metrics["penalty"] > 0
     assert loss.item() == pytest.approx(metrics["flow_loss"] + metrics["penalty"], rel=1e-5)
     policy.eval()
-    assert policy.forward(batch)[0].item() == pytest.approx(metrics["flow_loss"], rel=1e-5)
+    assert policy.forward(batch, noise, time)[0].item() == pytest.approx(metrics["flow_loss"], rel=1e-5)
 
 
 def test_a_strong_penalty_on_features_keeps_them(make_policy):
