@@ -27,12 +27,12 @@ def interval_note(comparison: Comparison) -> str:
     return (
         f"A value is the mean over training seeds; round brackets hold every seed’s own ({_listed(comparison.seeds)}), "
         f"square brackets a 95 % interval: a bootstrap of {REPLICATES:,} replicates that redraws seeds, and questions "
-        "within their families (initial states, which the tasks of a set share) for all seeds at once. A rate of one "
-        "seed in one task, of one seed’s answers, or without any variance, has Wilson’s interval. Few seeds make an "
-        "interval too narrow where they differ by more than questions and states do, as in what an unprotected arm "
-        "keeps: over three it then holds the true mean in three quarters of cases, over two in half of them. Retention "
-        "is accuracy over that of the untouched backbone on the same questions, the worst family each seed’s own. "
-        f"{same}"
+        "within their families (initial states by their seed, which a set’s tasks share) for all seeds at once. A rate "
+        "of one seed in one task, of one seed’s answers, or without any variance, has Wilson’s interval. Few seeds "
+        "make an interval too narrow where they differ by more than questions and states do, as in what an unprotected "
+        "arm keeps: over three it then holds the true mean in three quarters of cases, over two in half of them. "
+        "Retention is accuracy over that of the untouched backbone on the same questions, "
+        f"the worst family each seed’s own. {same}"
     )
 
 
