@@ -103,18 +103,11 @@ def build_anchor(
         samples: Images and questions; the answers are not used.
         batch_size: Samples a forward pass.
         unit_inputs: Whether each token counts the same in second moments, see `AnchorCollector`.
-        token_stride: Every so many tokens count in second moments, see `AnchorCollector`; at most as many as there are
-            batches. None: by `TOKEN_STRIDES`, all tokens of fewer samples.
+        token_stride: Every so many tokens count in second moments, see `AnchorCollector`. None: by `TOKEN_STRIDES`, at
+            most one in as many as there are batches, all tokens of fewer samples.
     """
     if not samples:
         raise ValueError("An anchor is built from VQA samples: got none.")
-    # An image is rows of patches: a place that no batch begins at is a column of every image that is never seen.
-    batches = -(-len(samples) // batch_size)
-    if token_stride is not None and token_stride > batches:
-        raise ValueError(
-            f"Each batch counts other tokens, and {batches} batches do not reach all that are a token stride of "
-            f"{token_stride} apart. Take a stride of at most {batches}, or batches of fewer samples than {batch_size}."
-        )
     device = next(backbone.parameters()).device
     was_training = backbone.training
     backbone.eval()
@@ -133,7 +126,7 @@ def build_anchor(
         linears=linears,
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
-        token_stride=token_stride or min(token_stride_of(len(samples)), batches),
+        token_stride=token_stride or min(token_stride_of(len(samples)), batches_of(len(samples), batch_size)),
         dtype=accumulation_dtype(device),
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
@@ -147,6 +140,14 @@ def build_anchor(
     anchor = collector.anchor(samples=len(samples))
     logging.info("Anchor: %d samples, %d layers, %d weights", anchor.samples, len(anchor.layers), len(anchor.weights))
     return anchor
+
+
+def batches_of(samples: int, batch_size: int) -> int:
+    """The longest token stride that reaches every token.
+
+    Each batch counts others. An image is rows of patches: what a longer stride misses may be a column of every image.
+    """
+    return -(-samples // batch_size)
 
 
 def token_stride_of(samples: int) -> int:

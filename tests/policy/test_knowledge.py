@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from aegis_policy.build_anchor import main as aegis_anchor
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge import sources
 from aegis_policy.knowledge.drift import anchor_distances, watch_outputs
@@ -186,8 +187,8 @@ def test_batches_are_never_fewer_than_the_places_that_their_tokens_are_counted_a
     of_three = build_anchor(backbone, processor, samples, batch_size=2, token_stride=3)
     one, other = by_default.state_dict(), of_three.state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(ValueError, match="at most 3"):
-        build_anchor(backbone, processor, samples, batch_size=2, token_stride=4)
+    with pytest.raises(SystemExit, match="at most 3"):
+        aegis_anchor(["--count=6", "--batch-size=2", "--token-stride=4", "--out=anchor.safetensors"])
 
 
 def test_the_anchor_does_not_depend_on_how_samples_are_batched(make_policy):
