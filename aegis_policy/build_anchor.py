@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
-from aegis_policy.knowledge.sources import TOKEN_STRIDES, batches_of, build_anchor
+from aegis_policy.knowledge.sources import TOKEN_STRIDES, build_anchor, longest_stride
 from aegis_policy.network.prompt import load_processor
 from aegis_policy.pretrained.start import load_backbone
 from aegis_policy.vqa import list_vqa_sources, load_vqa_source
@@ -20,11 +20,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"--count must be at least 1: got {options.count}.")
     if options.token_stride is not None and options.token_stride < 1:
         raise SystemExit(f"--token-stride is a number of tokens, at least 1: got {options.token_stride}.")
-    batches = batches_of(options.count, options.batch_size)
-    if options.token_stride is not None and options.token_stride > batches:
+    if options.batch_size < 1:
+        raise SystemExit(f"--batch-size must be at least 1: got {options.batch_size}.")
+    longest = longest_stride(options.count, options.batch_size)
+    if options.token_stride is not None and options.token_stride > longest:
         raise SystemExit(
-            f"Each batch counts other tokens, and {batches} batches do not reach all that are a --token-stride of "
-            f"{options.token_stride} apart. Take a stride of at most {batches}, or a smaller --batch-size."
+            f"Each batch counts other tokens, and {longest} batches do not reach all that are a --token-stride of "
+            f"{options.token_stride} apart. Take a stride of at most {longest}, or a smaller --batch-size."
         )
     if options.out.exists() and not options.overwrite:
         raise SystemExit(f"{options.out} exists already: choose another --out, or give --overwrite.")

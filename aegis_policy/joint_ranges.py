@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 OTHER_SCALE = 8.0  # between ranges: degrees are 57 radians, percent 100 shares, millimetres 1,000 metres
 _CONSTANT = 1e-6  # of a value: a few steps of float32, in which nothing moves
-STILL = 1e-4  # of a constant action, and at least so much: the deviation that stands for none
+_STILL = 1e-4  # of a constant action, and at least so much: the deviation that stands for none
 
 Array = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def steady_constants(statistics: MutableMapping[str, Any], *, acts: bool) -> lis
     LeRobot divides by the deviation (or the quantiles' distance) plus 1e-8, and the mean of a constant is off by a
     rounding error: the quotient is in the thousands. One gripper that nobody moved, and there is no loss but its own.
     The deviation is 1 in what is observed. What is acted is multiplied by it again, error and all, in whatever unit the
-    robot has: there it is `STILL`, above rounding and below what moves a joint.
+    robot has: there it is `_STILL`, above rounding and below what moves a joint.
 
     Args:
         statistics: Of one feature, LeRobot's: `min`, `max`, `mean`, `std`, `q01`, ..., each (A,).
@@ -80,7 +80,7 @@ def steady_constants(statistics: MutableMapping[str, Any], *, acts: bool) -> lis
         return []
     low, high, mean = (np.asarray(statistics[name], dtype=float) for name in ("min", "max", "mean"))
     constant = high - low <= _CONSTANT * np.maximum(np.abs(low), np.abs(high))
-    deviation = np.maximum(STILL * np.abs(mean), STILL) if acts else np.ones_like(mean)
+    deviation = np.maximum(_STILL * np.abs(mean), _STILL) if acts else np.ones_like(mean)
     beside = {
         "std": deviation,
         **dict.fromkeys(("q01", "q10"), mean - deviation),

@@ -69,16 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", default="never_shown", help="of the study's rollouts")
     options = parser.parse_args(arguments)
     acted = episodes(options.results, options.set)  # refuses before anything is asked
-    print(
-        knowledge(options.model, options.count).markdown(),
-        "",
-        acted.markdown(),
-        "",
-        needed(),
-        "",
-        unread().markdown(),
-        sep="\n",
-    )
+    asked = knowledge(options.model, options.count)
+    print(asked.markdown(), acted.markdown(), needed(), unread().markdown(), sep="\n\n")
 
 
 def knowledge(model: str, wanted: int) -> Table:

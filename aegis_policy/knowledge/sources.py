@@ -126,7 +126,7 @@ def build_anchor(
         linears=linears,
         mask_of=lambda site: mask if site in language else None,
         unit_inputs=unit_inputs,
-        token_stride=token_stride or min(token_stride_of(len(samples)), batches_of(len(samples), batch_size)),
+        token_stride=token_stride or min(token_stride_of(len(samples)), longest_stride(len(samples), batch_size)),
         dtype=accumulation_dtype(device),
     )
     progress = tqdm(total=len(samples), desc="Building the anchor", unit="sample")
@@ -142,10 +142,10 @@ def build_anchor(
     return anchor
 
 
-def batches_of(samples: int, batch_size: int) -> int:
-    """The longest token stride that reaches every token.
+def longest_stride(samples: int, batch_size: int) -> int:
+    """The longest token stride that reaches every token: the number of batches, of which each counts others.
 
-    Each batch counts others. An image is rows of patches: what a longer stride misses may be a column of every image.
+    An image is rows of patches: what a longer stride misses may be a column of every image.
     """
     return -(-samples // batch_size)
 

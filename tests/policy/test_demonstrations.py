@@ -203,9 +203,8 @@ def test_a_new_policy_is_trained_on_statistics_that_are_mended(tiny_folder, tmp_
     with caplog.at_level(logging.WARNING):
         make_policy(config, ds_meta=data.meta)
     assert "Never moves in the data, and is learned as a constant: action gripper.pos" in _warnings(caplog)[0]
-    assert data.meta.stats["action"]["std"][5] == pytest.approx(
-        1e-4 * 31.7, rel=1e-3
-    )  # those that lerobot-train hands to the preprocessor next
+    # Those that lerobot-train hands to the preprocessor next.
+    assert data.meta.stats["action"]["std"][5] == pytest.approx(1e-4 * 31.7, rel=1e-3)
 
 
 def test_acting_without_a_camera_is_refused_at_the_first_observation(trained):

@@ -189,6 +189,8 @@ def test_batches_are_never_fewer_than_the_places_that_their_tokens_are_counted_a
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(SystemExit, match="at most 3"):
         aegis_anchor(["--count=6", "--batch-size=2", "--token-stride=4", "--out=anchor.safetensors"])
+    with pytest.raises(SystemExit, match="--batch-size must be at least 1"):
+        aegis_anchor(["--batch-size=0", "--out=anchor.safetensors"])
 
 
 def test_the_anchor_does_not_depend_on_how_samples_are_batched(make_policy):
