@@ -1,7 +1,9 @@
 """Draws what stands on the table, so that an instruction fits exactly one object.
 
 Objects stand in the part of the table that the arm reaches from above, at least `CLEARANCE` apart. The target is always
-slot 0 of the objects, and the named disc slot 0 of the discs; nothing in an image or an instruction tells slots apart.
+slot 0 of the objects, and the named disc slot 0 of the discs. With targets of all kinds or of shown ones nothing in an
+image tells slots apart. A never-shown target stands out from distractors, most of which are shown ones, and where its
+colour or shape alone names it, it shares that with none: `benchmarks/referring.py` counts how far looks alone go.
 """
 
 import numpy as np
