@@ -46,17 +46,16 @@ def plan_runs(
         seeds: Training seeds to run; empty for all.
 
     Raises:
-        ValueError: If an arm, a learning rate or a seed is not of this study.
+        ValueError: If an arm, a learning rate or a seed is not of this study, or an arm that is named has no run left.
     """
-    for name in only:
-        study.arm(name)
+    named = [study.arm(name) for name in only]
     for option, some, every in (
         ("--learning-rates", learning_rates, study.learning_rates),
         ("--seeds", seeds, study.seeds),
     ):
         if foreign := sorted(set(some) - set(every)):
             raise ValueError(f"{option} must be some of the study's {list(every)}; received {foreign}.")
-    return [
+    runs = [
         Run(arm, lr, seed)
         for seed in study.seeds
         for lr in study.learning_rates
@@ -67,6 +66,15 @@ def plan_runs(
         and lr in _restricted(study, arm, "learning_rates")
         and seed in _restricted(study, arm, "seeds")
     ]
+    planned = {run.arm.name for run in runs}
+    for arm in named:
+        if arm.name not in planned:
+            rates, own_seeds = (list(_restricted(study, arm, what)) for what in ("learning_rates", "seeds"))
+            raise ValueError(
+                f"--only {arm.name}: this study runs it at learning rates {rates} from seeds {own_seeds}, none of "
+                "which was asked for. Ask for these, leave the arm out, or give it others in the study's YAML."
+            )
+    return runs
 
 
 def origin(study: Study, run: Run) -> Run:

@@ -85,6 +85,8 @@ def test_runs_can_be_chosen_by_arm_rate_and_seed_and_a_wrong_choice_is_told(stud
         plan_runs(study, only=["absent"])
     with pytest.raises(ValueError, match=r"\[1000, 1001, 1002\]; received \[7\]"):
         plan_runs(study, seeds=[7])
+    with pytest.raises(ValueError, match=r"--only lora: .* rates \[0.001\] from seeds .*none of which was asked for"):
+        plan_runs(study, only=["naive", "lora"], learning_rates=[3e-4])
 
 
 def test_arms_differ_in_nothing_but_their_options_and_folder(study, tmp_path):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 # A chunk is 1.6 s: an inference may take that long on a busy machine before LeRobot drops all that it brings.
 RTC = ["--inference.type=rtc", "--inference.rtc.execution_horizon=8", "--inference.queue_threshold=8"]
-SECONDS = 3
+SECONDS = 5
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,9 @@ def test_actions_arrive_for_as_long_as_the_rollout_lasts(lerobot_rollout_command
     (episode,) = report["episodes"]
     sent = np.array(episode["sent_at_s"])
     assert episode["seed"] == 3 and episode["verdict"] in ("success", "failure", "timeout", "unfinished")
-    # A sixth of 30 a second: what a machine that does much else besides still sends.
-    assert len(sent) > SECONDS * 5 and sent[-1] > SECONDS / 2
+    # More than one inference brings, by number (3 actions, interpolated) or by time (a chunk of 1.6 s). How many more
+    # depends on what else the machine does.
+    assert len(sent) > 3 * 3 and sent[-1] > SECONDS / 2
     # No more than was asked for: a tick begins 1/30 s after the one before at the earliest, its action comes in it.
     assert len(sent) <= 30 * sent[-1] + 2
     # LeRobot goes on after a failed inference, up to ten of them: none may have failed.
