@@ -46,7 +46,7 @@ from aegis_policy.processor_aegis_vla import VLM_INPUT
 from aegis_policy.vqa import VQASample, load_vqa_source
 
 USUAL_STRIDE = token_stride_of(AegisVLAConfig.anchor_samples)
-STRIDES = (1, 4, 8, 16)
+STRIDES = (1, 8, 16, 24)
 ENERGIES = (0.97, 0.99)
 
 

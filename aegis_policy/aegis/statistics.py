@@ -66,7 +66,8 @@ class ActivationStatistics:
 
     State: `count` tokens seen, running mean (D,) and sum of squared deviations (D,), in float64 where the device has
         it, on that of the last batch: nothing waits for the device. A batch is reduced in float32 (float64 where it is
-        in float64) about its own mean; what that mean was rounded by is found in the deviations and taken back.
+        in float64) about what the mean has come to, the first one about its own: near enough for nothing to cancel, and
+        the batch's own mean, found in the deviations, would take another pass over it.
 
     Args:
         width: Channels, D.
@@ -95,11 +96,11 @@ class ActivationStatistics:
         if count == 0:
             return
         running = accumulation_dtype(x.device)
-        centre = rows.mean(0)
-        deviations = rows - centre
-        rounding = deviations.sum(0).to(running) / count
-        squares = deviations.square_().sum(0).to(running) - count * rounding.square()
-        self._merge(count, centre.to(running) + rounding, squares.clamp_(min=0))  # of equal tokens it rounds to about 0
+        centre = self._mean.to(rows) if self.count else rows.mean(0)
+        deviations = rows - centre if mask is None else rows.sub_(centre)  # what a mask selects is a copy
+        offset = deviations.sum(0).to(running) / count  # of the batch's mean from the centre
+        squares = deviations.square_().sum(0).to(running) - count * offset.square()
+        self._merge(count, centre.to(running) + offset, squares.clamp_(min=0))  # of equal tokens it rounds to about 0
 
     def merge(self, other: "ActivationStatistics") -> None:
         """Take in everything that `other` has seen (another shard or rank); `other` is left as it is.

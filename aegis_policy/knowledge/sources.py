@@ -20,7 +20,7 @@ ANCHOR_FILE = "anchor.safetensors"
 
 # (samples, n): of so many samples every n-th token tells of the directions as well as all do, for less
 # (docs/performance.md).
-TOKEN_STRIDES = ((2000, 16), (1000, 8))
+TOKEN_STRIDES = ((3000, 24), (2000, 16), (1000, 8))
 
 
 def find_anchor(config: AegisVLAConfig, pristine: Callable[[], Backbone]) -> GaussianAnchor | None:
