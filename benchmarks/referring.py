@@ -57,6 +57,7 @@ SETS: dict[str, Any] = {
     "never_shown": {"objects": 3, "kinds": "never_shown", "phrasings": "never_shown"},
     "combinations": {"objects": 3, "kinds": "never_shown", "phrasings": "shown"},
     "attributes": {"objects": 3, "kinds": "shown", "phrasings": "attributes"},
+    "shapes": {"objects": 3, "kinds": "shown", "phrasings": "shapes"},
     "questions": {"objects": 3, "kinds": "all", "phrasings": "questions"},
 }
 

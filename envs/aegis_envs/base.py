@@ -41,7 +41,7 @@ class TabletopEnv(gym.Env[dict[str, Any], NDArray[Any]]):
         image_size: Height and width of the observation's images in pixels.
         kinds: Which colour-shape combinations are asked for: `shown`, `never_shown` or `all`.
         phrasings: Which instructions are drawn: `shown`, `never_shown`, `all` of these, `attributes` ("the red object",
-            "the cylinder"), or (touch alone) `questions`.
+            "the cylinder"), `shapes` ("the cylinder"), or (touch alone) `questions`.
         objects: How many graspable objects stand on the table.
         randomize: What of the world is drawn anew in each episode: `none`, `all`, or some of `lights`, `textures`,
             `camera`, `dynamics`, `latency`, `backlash`, separated by commas. What was drawn is

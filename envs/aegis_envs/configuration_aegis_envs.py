@@ -28,7 +28,7 @@ class AegisTabletopEnv(EnvConfig):
         cameras: `front`, `wrist` or `front,wrist`.
         kinds: Colour-shape combinations of the objects asked for: `shown`, `never_shown` or `all`.
         phrasings: Instructions: `shown`, `never_shown`, `all` of these, `attributes` ("the red object", "the
-            cylinder"), or (touch alone) `questions`.
+            cylinder"), `shapes` ("the cylinder"), or (touch alone) `questions`.
         objects: Graspable objects on the table, 2 to 5.
         randomize: What of the world is drawn anew in each episode: `none`, `all`, or some of `lights`, `textures`,
             `camera`, `dynamics`, `latency`, `backlash`, separated by commas.

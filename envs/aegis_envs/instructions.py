@@ -21,7 +21,7 @@ import numpy as np
 
 from aegis_envs.objects import ObjectKind
 
-CHOICES = ("shown", "never_shown", "attributes", "all", "questions")
+CHOICES = ("shown", "never_shown", "attributes", "shapes", "all", "questions")
 
 
 class Reference(StrEnum):
@@ -73,10 +73,11 @@ class Phrasing:
 
 
 def draw_phrasing(templates: Templates, choice: str, rng: np.random.Generator) -> Phrasing:
-    """Draws a phrasing: `"shown"`, `"never_shown"`, from `"all"` of these two, by `"attributes"`, or `"questions"`.
+    """Draws a phrasing of one of `CHOICES`: `"all"` is `"shown"` or `"never_shown"`.
 
     Half of the never-shown phrasings have a new verb, half a known verb and a new referring expression. With attributes
-    the verb is a shown one, and the object is named by its colour or by its shape alone, one as often as the other.
+    the verb is a shown one, and the object is named by its colour or by its shape alone, one as often as the other;
+    with shapes always by its shape.
 
     Raises:
         ValueError: If `choice` is none of these, or questions are asked of a task that has none.
@@ -93,6 +94,8 @@ def draw_phrasing(templates: Templates, choice: str, rng: np.random.Generator) -
         return Phrasing(str(rng.choice(templates.shown)), Reference.NAME)
     if choice == "attributes":
         return Phrasing(str(rng.choice(templates.shown)), ATTRIBUTES[rng.integers(len(ATTRIBUTES))])
+    if choice == "shapes":
+        return Phrasing(str(rng.choice(templates.shown)), Reference.SHAPE)
     if rng.random() < 0.5:
         return Phrasing(str(rng.choice(templates.never_shown)), Reference.NAME)
     reference = NEVER_SHOWN_REFERENCES[rng.integers(len(NEVER_SHOWN_REFERENCES))]

@@ -13,6 +13,7 @@ from typing import Any
 
 from aegis_envs.aloha.requirements import require_aloha
 from aegis_envs.demonstrator import Demonstrator
+from aegis_envs.instructions import CHOICES
 from aegis_envs.metaworld.requirements import require_metaworld
 
 TABLETOP = "aegis_tabletop"
@@ -69,7 +70,7 @@ def find_recordable(name: str) -> Recordable:
 def _tabletop_options(parser: ArgumentParser) -> None:
     _add(parser, "task", default="touch", help="touch, push_to, lift, place, a comma-separated list, or all")
     _add(parser, "kinds", default="shown", help="objects asked for: shown, never_shown or all")
-    _add(parser, "phrasings", default="shown", help="instructions: shown, never_shown, attributes, all, questions")
+    _add(parser, "phrasings", default="shown", help=f"instructions: {', '.join(CHOICES)}")
     _add(parser, "objects", type=int, default=3, help="graspable objects on the table, 2 to 5")
     _add(
         parser,

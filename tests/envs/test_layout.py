@@ -98,6 +98,17 @@ def test_attributes_come_with_known_verbs_and_no_full_name(task) -> None:
     )
 
 
+def test_shapes_name_the_object_by_its_shape_and_nothing_else() -> None:
+    templates = TASKS["lift"].templates
+    rng = np.random.default_rng(0)
+    layout = _layout(0)
+    target, *others = (p.kind for p in layout.objects)
+    drawn = [draw_phrasing(templates, "shapes", rng) for _ in range(20)]
+    assert {d.template for d in drawn} <= set(templates.shown)
+    for sentence in (d.instruction(target, tuple(others), layout.discs[0].kind) for d in drawn):
+        assert f"the {target.shape}" in sentence and target.colour not in sentence
+
+
 def test_questions_name_what_is_to_be_touched_and_are_no_instructions() -> None:
     templates = TASKS["touch"].templates
     rng = np.random.default_rng(0)

@@ -154,7 +154,7 @@ def test_all_tasks_appear_and_name_the_target(blind_env: TabletopEnv) -> None:
         ({"task": "throw"}, "touch, push_to, lift, place"),
         ({"cameras": ("side",)}, "front, wrist"),
         ({"kinds": "new"}, "shown, never_shown, all"),
-        ({"phrasings": "odd"}, "shown, never_shown, attributes, all, questions"),
+        ({"phrasings": "odd"}, "shown, never_shown, attributes, shapes, all, questions"),
         ({"task": "lift", "phrasings": "questions"}, "task touch"),
         ({"objects": 1}, "2 to 5"),
         ({"image_size": 4}, "16 to"),
