@@ -17,15 +17,15 @@ from tests.ranks import on_ranks
 pytestmark = pytest.mark.slow  # two processes
 
 FEATURES = {"reference": "features", "penalty_weight": 1.0}
-# These are what one process does with the global batch.
+# These are what one process does with the global batch, for 20 steps where no number is given.
 LIKE_ONE: dict[str, dict] = {
-    "unprotected": {"options": {"knowledge": "none"}},
-    "gradient": {"options": {"projection": "gradient"}},
+    "unprotected": {"options": {"knowledge": "none"}, "steps": 6},
+    "gradient": {"options": {"projection": "gradient"}, "steps": 8},
     # What is projected out of one moment or both is divided by a root that may be tiny: rounding would show.
     "first_moment": {"options": {"projection": "first_moment", "optimizer_eps": 1e-3}, "steps": 6},
     "update": {"options": {"projection": "update"}},
     "subspace": {"options": {"projection": "subspace"}},
-    "subspace and features, every second step": {"options": {**FEATURES, "reference_every": 2}},
+    "subspace and features, every second step": {"options": {**FEATURES, "reference_every": 2}, "steps": 8},
     # A bound that is never reached and never nearly so: the scale follows the distance at every step.
     "bounded penalty": {"options": {**FEATURES, "knowledge": "none", "penalty_bound": 0.05}, "steps": 8},
     "moments of both kinds": {
@@ -33,7 +33,7 @@ LIKE_ONE: dict[str, dict] = {
         "steps": 6,
     },
     "two micro-batches": {"options": {"projection": "update"}, "steps": 6, "micro_batches": 2},
-    "one sample on a rank": {"options": {"projection": "update", "reference": "kind_moments"}, "first": 4},
+    "one sample on a rank": {"options": {"projection": "update", "reference": "kind_moments"}, "first": 4, "steps": 6},
     "overflow": {"options": {"projection": "gradient"}, "steps": 4, "overflow_at": 1},
     # The last rank's gradient of the distance overflows too, so nobody may go on with the one that was kept.
     "overflow while a gradient is kept": {
