@@ -118,7 +118,7 @@ class AegisVLAConfig(PreTrainedConfig):
     # 0.99 for a subspace alone.
     energy: float | None = None
     # Subspace, hard form, in place of energy: share of each weight's input directions that are closed, in (0, 1]. It
-    # means the same on a wide backbone as on a narrow one, which a share of the energy does not.
+    # means the same on a wide backbone as on a narrow one, which a share of the energy does not. None: the recipe's.
     directions: float | None = None
     # Subspace, soft form, in place of both: P = (I + Sigma / epsilon)^-1, epsilon in units of Sigma's mean eigenvalue.
     epsilon: float | None = None

@@ -68,7 +68,7 @@ class Retention:
                 learns,
                 anchor,
                 projection=recipe.projection,
-                closes={"energy": recipe.energy, "directions": config.directions, "epsilon": config.epsilon},
+                closes={"energy": recipe.energy, "directions": recipe.directions, "epsilon": config.epsilon},
             )
         self._reference: Reference | None = None
         if recipe.penalty_weight or config.projects_on_reference:

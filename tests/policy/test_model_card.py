@@ -23,7 +23,7 @@ def test_lerobots_card_has_our_section_in_its_place(make_policy, offline):
     card = card_of(make_policy(repo_id="someone/policy"))
     assert card.text.index("## Model Details") < card.text.index("## Knowledge") < card.text.index("## Evaluation")
     assert "aegis-ask someone/policy" in card.text
-    assert "`knowledge=aegis`, `projection=subspace`, `energy=0.97`, `reference=features`" in card.text
+    assert "`knowledge=aegis`, `projection=subspace`, `directions=0.3`, `reference=features`" in card.text
     assert "nothing is on record" in card.text
     assert card.data.base_model is None and card.data.library_name == "lerobot"  # the backbone is a folder here
 

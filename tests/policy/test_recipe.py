@@ -7,7 +7,7 @@ import torch
 
 from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 from aegis_policy.knowledge import recipe
-from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED
+from aegis_policy.knowledge.recipe import PLAIN, RECOMMENDED, RECOMMENDED_ELSEWHERE
 from tests.policy.conftest import train
 
 
@@ -17,10 +17,15 @@ from tests.policy.conftest import train
         ({}, RECOMMENDED),
         ({"energy": 0.9}, replace(RECOMMENDED, energy=0.9)),
         ({"epsilon": 0.1}, replace(RECOMMENDED, energy=None)),
-        ({"directions": 0.3}, replace(RECOMMENDED, energy=None)),
+        ({"directions": 0.2}, replace(RECOMMENDED, energy=None, directions=0.2)),
         ({"reference": "answers"}, replace(RECOMMENDED, reference="answers")),
         ({"reference_every": 2, "penalty_weight": 0.3}, replace(RECOMMENDED, reference_every=2, penalty_weight=0.3)),
         ({"penalty_weight": 0.0}, replace(PLAIN, energy=RECOMMENDED.energy)),
+        ({"backbone": "a/vlm"}, RECOMMENDED_ELSEWHERE),
+        ({"backbone": "a/vlm", "energy": 0.995}, replace(RECOMMENDED_ELSEWHERE, energy=0.995, directions=None)),
+        ({"backbone": "a/vlm", "epsilon": 0.1}, replace(RECOMMENDED_ELSEWHERE, directions=None)),
+        ({"backbone": "a/vlm", "penalty_weight": 0.0}, replace(PLAIN, energy=None, directions=0.3)),
+        ({"backbone": "a/vlm", "projection": "subspace"}, PLAIN),
         ({"projection": "subspace"}, PLAIN),
         ({"projection": "gradient"}, replace(PLAIN, projection="gradient")),
         ({"knowledge": "none"}, PLAIN),
@@ -39,7 +44,7 @@ def test_a_saved_configuration_says_what_was_done(tmp_path, form):
     assert (loaded.projection, loaded.energy) == ("subspace", None)
     assert (loaded.epsilon, loaded.directions) == (expected["epsilon"], expected["directions"])
     assert (loaded.reference, loaded.penalty_weight) == ("features", 1.0)
-    assert loaded.recipe == replace(RECOMMENDED, energy=None)
+    assert loaded.recipe == replace(RECOMMENDED, energy=None, directions=expected["directions"])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,8 @@ def test_a_saved_configuration_says_what_was_done(tmp_path, form):
         ({"knowledge": "none"}, {"knowledge": "aegis"}),
         ({"penalty_weight": 0.0}, {"penalty_weight": 0.5}),
         ({"epsilon": 0.1}, {"epsilon": None}),
+        ({"backbone": "a/vlm"}, {"energy": 0.995}),
+        ({}, {"backbone": "a/vlm"}),
         ({"projection": "update", "reference_every": 2}, {"reference": "features"}),
     ],
 )
@@ -70,6 +77,15 @@ def test_a_checkpoint_keeps_its_recipe_when_another_is_recommended(tmp_path, mon
     monkeypatch.setattr(recipe, "RECOMMENDED", replace(RECOMMENDED, energy=0.5))
     assert AegisVLAConfig().energy == 0.5
     assert AegisVLAConfig.from_pretrained(tmp_path, cli_overrides=["--optimizer_lr=1e-4"]).energy == RECOMMENDED.energy
+
+
+def test_a_checkpoint_from_before_the_backbone_decided_keeps_its_recipe(tmp_path):
+    config = AegisVLAConfig(backbone="a/vlm", energy=0.97)
+    decided_by = {k: v for k, v in config.recipe_record["decided_by"].items() if k != "backbone"}
+    config.recipe_record = {"filled_in": [*config.recipe_record["filled_in"], "energy"], "decided_by": decided_by}
+    config.save_pretrained(tmp_path)
+    loaded = AegisVLAConfig.from_pretrained(tmp_path)
+    assert (loaded.energy, loaded.directions) == (0.97, None)
 
 
 @pytest.mark.parametrize("closes", [{"energy": RECOMMENDED.energy}, {"directions": 0.3}])
