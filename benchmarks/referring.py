@@ -6,16 +6,16 @@ First, the model is asked about the object that an expression means, in scenes i
 its colour, or for its shape if the expression says the colour ("What shape is the red object?"). Three objects are on
 the table, so that a guess among what is seen is right in about a third. Second, the episodes of one of a study's sets
 are split by what is new in the sentence. Of `never_shown`, half have a new verb and name the object by colour and
-shape, half a known verb and an expression about the scene; those of `attributes` say one of the two alone. Third, in
-how many scenes as demonstrations show them one of the two words would do: what is not needed is not taught. Fourth, how
-often the right object is found by rules that look at the scene and do not read: what a set's success is to be held
-against.
+shape, half a known verb and an expression about the scene; those of `attributes` say one of the two alone. All are
+split by whether the object that is meant is the odd one out. Third, in how many scenes as demonstrations show them one
+of the two words would do: what is not needed is not taught. Fourth, how often the right object is found by rules that
+look at the scene and do not read: what a set's success is to be held against.
 """
 
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     acted = episodes(options.results, options.set)  # refuses before anything is asked
     asked = knowledge(options.model, options.count)
-    print(asked.markdown(), acted.markdown(), needed(), unread().markdown(), sep="\n\n")
+    print(asked.markdown(), *(table.markdown() for table in acted), needed(), unread().markdown(), sep="\n\n")
 
 
 def knowledge(model: str, wanted: int) -> Table:
@@ -85,8 +85,8 @@ def knowledge(model: str, wanted: int) -> Table:
     return Table(title, ("expression", "right"), [[name, _percent(rates[name])] for name in (*KNOWN, *SCENE)])
 
 
-def episodes(folder: Path, name: str) -> Table:
-    """Success of every arm on one set of episodes, by what is new in the sentence."""
+def episodes(folder: Path, name: str) -> list[Table]:
+    """Success of every arm on one set of episodes, by what is new in the sentence and by looks."""
     results = [read_result(file) for file in sorted(folder.glob("*-seed*.json"))]
     if not results:
         raise SystemExit(f"--results is a folder of results of aegis-compare; {folder} holds none.")
@@ -97,19 +97,31 @@ def episodes(folder: Path, name: str) -> Table:
     for run in results:
         runs[run.arm, run.lr][run.seed] = run
     seeds = range(plan["seed"], plan["seed"] + plan["episodes"])
-    told = {task: instructions(plan["sets"][name], task, seeds=seeds) for task in results[0].successes[name]}
-    kinds = list(dict.fromkeys(_kind(sentence) for sentences in told.values() for sentence in sentences))
+    options = plan["sets"][name]
+    told = {task: instructions(options, task, seeds=seeds) for task in results[0].successes[name]}
+    words = {task: [_kind(sentence) for sentence in sentences] for task, sentences in told.items()}
+    looks = {task: [_look(task, options, seed) for seed in seeds] for task in told}
+    return [
+        _split(runs, name, words, title=f"Success on the set {name} by what is new in the sentence."),
+        _split(runs, name, looks, title=f"Success on the set {name} by whether the object meant stands out."),
+    ]
+
+
+def _split(
+    runs: dict[tuple[str, float], dict[int, RunResult]], name: str, kinds: dict[str, list[str]], *, title: str
+) -> Table:
+    every = sorted({kind for of_task in kinds.values() for kind in of_task})
     rows = []
     for (arm, lr), by_seed in runs.items():
         row = [f"{arm}, {lr:g}"]
-        for kind in kinds:
-            found, scenes = _marks(by_seed, name, told, kind)
-            naive, _ = _marks(runs.get((BASELINE, lr), {}), name, told, kind)
+        for kind in every:
+            found, scenes = _marks(by_seed, name, kinds, kind)
+            naive, _ = _marks(runs.get((BASELINE, lr), {}), name, kinds, kind)
             row.append(percent(success_estimate(found, scenes)))
             row.append("–" if arm == BASELINE else percent(difference_estimate(found, naive, scenes), sign="+"))
         rows.append(row)
-    header = ("arm", *(column for kind in kinds for column in (f"{kind} (%)", "over naive (points)")))
-    return Table(f"Success on the set {name} by what is new in the sentence.", header, rows)
+    header = ("arm", *(column for kind in every for column in (f"{kind} (%)", "over naive (points)")))
+    return Table(title, header, rows)
 
 
 def needed() -> str:
@@ -133,11 +145,22 @@ def unread() -> Table:
         for seed in range(SCENES):
             objects = draw_episode(np.random.default_rng(seed), (TASKS["touch"],), **options).layout.objects
             for rule, prefers in rules.items():
-                scores = [prefers(one, objects) for one in objects]
-                found[rule] += (scores[0] == max(scores)) / scores.count(max(scores))  # a draw among equals
+                found[rule] += _share(prefers, objects)
         rows.append([name, *(f"{100 * share / SCENES:.0f}" for share in found.values())])
     title = f"Right object (%) without reading, of {SCENES:,} scenes a set; a draw among three is right in 33."
     return Table(title, ("set", *rules), rows)
+
+
+def _share(prefers: Callable[[Placement, Sequence[Placement]], float], objects: Sequence[Placement]) -> float:
+    """How often a rule takes the first object, the one that is meant: a draw among those that it likes best."""
+    scores = [prefers(one, objects) for one in objects]
+    return (scores[0] == max(scores)) / scores.count(max(scores))
+
+
+def _look(task: str, options: dict[str, Any], seed: int) -> str:
+    drawn = {name: options[name] for name in SHOWN}
+    share = _share(_odd, draw_episode(np.random.default_rng(seed), (TASKS[task],), **drawn).layout.objects)
+    return "it is the odd one out" if share == 1 else "it is as odd as another" if share else "another is odder"
 
 
 def _novel(one: Placement, objects: Sequence[Placement]) -> float:
@@ -159,12 +182,10 @@ def _kind(sentence: str) -> str:
 
 
 def _marks(
-    runs: dict[int, RunResult], name: str, told: dict[str, list[str]], kind: str
+    runs: dict[int, RunResult], name: str, kinds: dict[str, list[str]], kind: str
 ) -> tuple[dict[int, list[bool]], Design]:
-    """Training seed -> success where that is what is new; the n-th episodes of all tasks begin from one scene."""
-    kept = [
-        (task, i) for task, sentences in told.items() for i, sentence in enumerate(sentences) if _kind(sentence) == kind
-    ]
+    """Training seed -> success in episodes of that kind; the n-th episodes of all tasks begin from one scene."""
+    kept = [(task, i) for task, of_task in kinds.items() for i, one in enumerate(of_task) if one == kind]
     marks = {seed: [run.successes[name][task][i] == "1" for task, i in kept] for seed, run in runs.items()}
     return marks, Design.of_episodes([i for _, i in kept])
 

@@ -17,7 +17,7 @@ def changed(**sections):
 
 
 def test_the_shipped_studies_are_read_and_their_quick_forms_too():
-    for name in ("nano", "nano_long", "words", "mini", "demo", "metaworld"):
+    for name in ("nano", "nano_long", "words", "shapes", "mini", "demo", "metaworld"):
         whole, quick = (read_study(repository_study(name), quick=shrunk) for shrunk in (False, True))
         assert quick.training.steps < whole.training.steps
         assert all(arm in whole.arms for arm in quick.arms)
