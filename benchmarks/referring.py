@@ -158,7 +158,7 @@ def _share(prefers: Callable[[Placement, Sequence[Placement]], float], objects: 
 
 
 def _look(task: str, options: dict[str, Any], seed: int) -> str:
-    drawn = {name: options[name] for name in SHOWN}
+    drawn = SHOWN | {name: value for name, value in options.items() if name in SHOWN}
     share = _share(_odd, draw_episode(np.random.default_rng(seed), (TASKS[task],), **drawn).layout.objects)
     return "it is the odd one out" if share == 1 else "it is as odd as another" if share else "another is odder"
 

@@ -18,40 +18,24 @@ if TYPE_CHECKING:
     from aegis_policy.configuration_aegis_vla import AegisVLAConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How knowledge is kept: the fields of `AegisVLAConfig` of these names, decided."""
 
-    projection: str
-    energy: float | None
-    directions: float | None
+    projection: str = "subspace"
+    energy: float | None = None
+    directions: float | None = None
     reference: str
     penalty_weight: float
     reference_samples: int
     reference_every: int
 
 
-RECOMMENDED = Recipe(
-    "subspace",
-    energy=0.97,
-    directions=None,
-    reference="features",
-    penalty_weight=1.0,
-    reference_samples=8,
-    reference_every=4,
-)
+RECOMMENDED = Recipe(energy=0.97, reference="features", penalty_weight=1.0, reference_samples=8, reference_every=4)
 # On any backbone but the embedded one.
 RECOMMENDED_ELSEWHERE = replace(RECOMMENDED, energy=None, directions=0.3)
 # A projection that was named does what its name says, and nothing is added to it.
-PLAIN = Recipe(
-    "subspace",
-    energy=0.99,
-    directions=None,
-    reference="moments",
-    penalty_weight=0.0,
-    reference_samples=0,
-    reference_every=1,
-)
+PLAIN = Recipe(energy=0.99, reference="moments", penalty_weight=0.0, reference_samples=0, reference_every=1)
 _FIELDS = [f.name for f in fields(Recipe)]
 _CLOSING = ("energy", "directions", "epsilon")  # of which one says what a subspace closes
 _DECIDING = ["knowledge", "backbone", "epsilon", *_FIELDS]  # what a recipe follows from

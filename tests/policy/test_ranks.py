@@ -20,12 +20,12 @@ FEATURES = {"reference": "features", "penalty_weight": 1.0}
 # These are what one process does with the global batch, for 20 steps where no number is given.
 LIKE_ONE: dict[str, dict] = {
     "unprotected": {"options": {"knowledge": "none"}, "steps": 6},
-    "gradient": {"options": {"projection": "gradient"}, "steps": 8},
+    "gradient": {"options": {"projection": "gradient"}},
     # What is projected out of one moment or both is divided by a root that may be tiny: rounding would show.
     "first_moment": {"options": {"projection": "first_moment", "optimizer_eps": 1e-3}, "steps": 6},
     "update": {"options": {"projection": "update"}},
     "subspace": {"options": {"projection": "subspace"}},
-    "subspace and features, every second step": {"options": {**FEATURES, "reference_every": 2}, "steps": 8},
+    "subspace and features, every second step": {"options": {**FEATURES, "reference_every": 2}},
     # A bound that is never reached and never nearly so: the scale follows the distance at every step.
     "bounded penalty": {"options": {**FEATURES, "knowledge": "none", "penalty_bound": 0.05}, "steps": 8},
     "moments of both kinds": {
